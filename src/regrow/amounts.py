@@ -1,0 +1,193 @@
+"""How many units an edit takes from, or adds to, which axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from .errors import NotPermissible
+from .structure import Axis, Structure
+
+#: int: units; float: a fraction; a mapping: axis name -> either.
+Amount = int | float | Mapping[str, int | float]
+
+Target = Axis | Structure | Sequence[Axis]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an edit must respect.
+
+    Args:
+        round_to: New sizes are multiples of this; growing adds a few more for it, pruning takes a few less.
+        min_size, max_size: What each new size is at least and at most.
+        protect: Names or patterns of axes that stay as they are; or, for a single axis, units that stay.
+    """
+
+    round_to: int = 1
+    min_size: int | None = None
+    max_size: int | None = None
+    protect: str | tuple[str, ...] | tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("round_to", "min_size", "max_size"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} is a positive integer, not {value!r}.")
+        protect = (self.protect,) if isinstance(self.protect, str) else tuple(self.protect)
+        if len({isinstance(p, str) for p in protect}) > 1:
+            raise TypeError(f"protect holds names of axes or indices of units, not both: {protect}.")
+        object.__setattr__(self, "protect", protect)
+
+    def spares(self, axis: Axis) -> bool:
+        """Whether the axis as a whole is protected."""
+        return any(isinstance(p, str) and fnmatchcase(axis.name, p) for p in self.protect)
+
+    def protected_units(self, axis: Axis) -> list[int]:
+        """Units of this axis that must stay."""
+        return axis.check_units(p for p in self.protect if not isinstance(p, str))
+
+    def rounded_up(self, size: int) -> int:
+        """The next multiple of ``round_to``."""
+        return -(-size // self.round_to) * self.round_to
+
+
+def axes_of(target: Target, limits: Limits, kinds: tuple[str, ...]) -> list[Axis]:
+    """The axes that a call is about; of a whole structure those of the given kinds.
+
+    Raises:
+        TypeError: The target is no axis, structure or sequence of axes.
+        ValueError: Axes belong to different structures, or there are none.
+    """
+    if isinstance(target, Axis):
+        found = [target]
+    elif isinstance(target, Structure):
+        found = [axis for axis in target.axes if axis.kind in kinds]
+    elif isinstance(target, Sequence) and not isinstance(target, str) and all(isinstance(a, Axis) for a in target):
+        found = list(dict.fromkeys(target))
+    else:
+        raise TypeError(f"expected an axis, a structure or a sequence of axes, not {target!r}.")
+    if len({id(axis.structure) for axis in found}) > 1:
+        raise ValueError("these axes belong to different structures; edit one structure at a time.")
+    if not found:
+        raise NotPermissible("there is no axis to edit here; print(structure) says what is frozen and why.")
+    if isinstance(target, Axis) or not any(isinstance(p, int) for p in limits.protect):
+        return [axis for axis in found if not limits.spares(axis)]
+    raise ValueError("protected units belong to a single axis; for several axes protect them by name.")
+
+
+def units_of(amount: int | float, size: int) -> int:
+    """``amount`` as a number of units: itself if an integer, that share of ``size`` if a float.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: It isn't positive and finite.
+    """
+    if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+        raise TypeError(f"an amount is an int (units) or a float (fraction), not {amount!r}.")
+    if not (math.isfinite(amount) and amount > 0):
+        raise ValueError(f"an amount is positive, not {amount!r}.")
+    return amount if isinstance(amount, int) else max(1, round(amount * size))
+
+
+def named(amount: Mapping[str, int | float], axes: Iterable[Axis]) -> dict[Axis, int | float]:
+    """A mapping of names as a mapping of axes.
+
+    Raises:
+        ValueError: A name is none of the axes'.
+    """
+    by_name = {axis.name: axis for axis in axes}
+    for name in amount:
+        if name not in by_name:
+            raise ValueError(f"no axis here is called {name!r}; there are {', '.join(by_name)}.")
+    return {by_name[name]: value for name, value in amount.items()}
+
+
+def to_grow(axes: Sequence[Axis], amount: Amount, limits: Limits) -> dict[Axis, int]:
+    """How many units each axis gains; axes that gain none are left out.
+
+    Raises:
+        NotPermissible: An axis can't grow.
+        TypeError, ValueError: As :func:`units_of` and :func:`named`.
+    """
+    each = named(amount, axes) if isinstance(amount, Mapping) else dict.fromkeys(axes, amount)
+    gains = {}
+    for axis, wanted in each.items():
+        size = limits.rounded_up(max(axis.size + units_of(wanted, axis.size), limits.min_size or 1))
+        if limits.max_size is not None:
+            size = min(size, limits.max_size // limits.round_to * limits.round_to)
+        if not axis.growable:
+            raise NotPermissible(f"{axis.name} can't grow: {axis.growable.reason}.")
+        if size > axis.size:
+            gains[axis] = size - axis.size
+    return gains
+
+
+def to_prune(
+    axes: Sequence[Axis], amount: Amount, limits: Limits, scores: Mapping[Axis, Tensor]
+) -> dict[Axis, list[int]]:
+    """Which units of each axis go: the lowest scores, over all axes alike or, for a mapping, of each axis.
+
+    Raises:
+        NotPermissible: An axis can't be pruned, or fewer units than asked may go.
+        TypeError, ValueError: As :func:`units_of` and :func:`named`; a fraction of 1 or more.
+    """
+    for axis in axes:
+        if not axis.prunable:
+            raise NotPermissible(f"{axis.name} can't be pruned: {axis.prunable.reason}.")
+    if isinstance(amount, Mapping):
+        jobs = [([axis], value) for axis, value in named(amount, axes).items()]
+    else:
+        jobs = [(list(axes), amount)]
+    chosen: dict[Axis, list[int]] = {}
+    for group, value in jobs:
+        chosen.update(_lowest(group, value, limits, scores))
+    edited = [axis for axis in axes if axis in chosen or limits.max_size is not None]
+    fitted = {axis: _fitted(axis, len(chosen.get(axis, ())), limits, scores[axis]) for axis in edited}
+    return {axis: units for axis, units in fitted.items() if units}
+
+
+def _lowest(
+    axes: Sequence[Axis], amount: int | float, limits: Limits, scores: Mapping[Axis, Tensor]
+) -> dict[Axis, list[int]]:
+    total = sum(axis.size for axis in axes)
+    wanted = units_of(amount, total)
+    if isinstance(amount, float) and amount >= 1:
+        raise ValueError(f"a fraction to prune is below 1, not {amount}; something has to stay.")
+    owner, unit, score = [], [], []
+    for number, axis in enumerate(axes):
+        free = _removable(axis, limits, scores[axis])
+        owner += [number] * len(free)
+        unit += free
+        score.append(scores[axis][free])
+    if wanted > len(unit):
+        if isinstance(amount, int):
+            names = axes[0].name if len(axes) == 1 else f"these {len(axes)} axes"
+            raise NotPermissible(
+                f"asked to prune {wanted} of the {total} units of {names}, but at most {len(unit)} can go; ask for less."
+            )
+        wanted = len(unit)
+    order = torch.cat(score).argsort(stable=True)[:wanted].tolist()
+    chosen: dict[Axis, list[int]] = {}
+    for i in order:
+        chosen.setdefault(axes[owner[i]], []).append(unit[i])
+    return chosen
+
+
+def _removable(axis: Axis, limits: Limits, scores: Tensor) -> list[int]:
+    """Units in ascending order of score, without the protected and the best that must stay."""
+    protected = set(limits.protected_units(axis))
+    free = [u for u in scores.argsort(stable=True).tolist() if u not in protected]
+    stay = max(1, limits.min_size or 1) - len(protected)
+    return free[: len(free) - stay] if stay > 0 else free
+
+
+def _fitted(axis: Axis, num: int, limits: Limits, scores: Tensor) -> list[int]:
+    """The ``num`` lowest units that may go; fewer so that the rest is a multiple, more to get below a maximum."""
+    size = limits.rounded_up(min(axis.size - num, limits.max_size or axis.size))
+    return sorted(_removable(axis, limits, scores)[: max(0, axis.size - size)])

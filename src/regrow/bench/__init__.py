@@ -1,0 +1,1 @@
+"""Tasks, the training protocol, runs that survive interruption, and their reports."""

@@ -1,0 +1,84 @@
+"""What follows a parameter through an edit: its gradient and its optimizer state."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from .transaction import Transaction
+
+
+@dataclass(frozen=True)
+class Follower:
+    """A tensor that mirrors a parameter's shape; "grad", or an entry of the optimizer's state."""
+
+    key: str
+    tensor: Tensor
+    state: dict[str, Any]
+
+    def plan(self, writes: Transaction, new: Tensor) -> None:
+        """Plan to replace it."""
+        writes.item(self.state, self.key, new)
+
+
+def assign(tensor: Tensor, data: Tensor) -> None:
+    """Give a parameter or buffer other data of another shape; it stays the same object.
+
+    Autograd remembers the shape of a leaf in its gradient accumulator, which lives as long as any graph that used
+    it: the old loss, say. Only a change of dtype makes torch drop it, so the data passes through one.
+    """
+    other = torch.float16 if tensor.dtype != torch.float16 else torch.float32
+    tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    tensor.data = data
+
+
+def followers(parameter: Tensor, optimizer: Optimizer | None) -> list[Follower]:
+    """The gradient and the optimizer's state tensors of a parameter, as far as they have its shape.
+
+    A state tensor follows if it has, on every dimension, the parameter's size or 1; numbers and tensors without
+    dimensions (step counts) stay as they are.
+    """
+    state = _state_of(parameter, optimizer)
+    mirrors = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
+    found = [Follower(key, value, state) for key, value in mirrors.items() if _mirrors(value, parameter)]
+    if parameter.grad is not None:
+        found.append(Follower("grad", parameter.grad, {}))
+    return found
+
+
+def strangers(parameter: Tensor, optimizer: Optimizer | None) -> list[str]:
+    """Names of the state that can't follow an edit of this parameter, and has to be reset."""
+    return [key for key, value in _state_of(parameter, optimizer).items() if not _keeps(value, parameter)]
+
+
+def _state_of(parameter: Tensor, optimizer: Optimizer | None) -> dict[str, Any]:
+    return optimizer.state.get(parameter, {}) if optimizer is not None else {}
+
+
+def _keeps(value: Any, parameter: Tensor) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim == 0 or _mirrors(value, parameter)
+    return not isinstance(value, (list, tuple, dict)) or not value
+
+
+def _mirrors(value: Tensor, parameter: Tensor) -> bool:
+    return value.ndim == parameter.ndim and all(
+        n in (m, 1) for n, m in zip(value.shape, parameter.shape, strict=True)
+    )
+
+
+def warn_of_reset(optimizer: Optimizer, names: dict[str, list[str]]) -> None:
+    """One notice for all state that an edit resets."""
+    if names:
+        keys = ", ".join(sorted({key for found in names.values() for key in found}))
+        warnings.warn(
+            f"{type(optimizer).__name__} keeps state ({keys}) that doesn't have its parameter's shape; "
+            f"it was reset for {', '.join(names)}.",
+            stacklevel=4,
+        )

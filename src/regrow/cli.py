@@ -1,0 +1,92 @@
+"""The command `regrow`."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from rich.table import Table
+
+import regrow as rg
+
+from .bench.errors import InputError, require
+from .bench.options import METHOD_PARTS, Options
+
+INTERRUPTED = 130  # the shells' exit status of a command ended by Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status. What a user did wrong is one line on standard error and status 1."""
+    logging.basicConfig(format="regrow: %(message)s", level=logging.INFO, stream=sys.stderr)
+    try:
+        _dispatch(sys.argv[1:] if arguments is None else list(arguments))
+    except (InputError, rg.NotPermissible) as error:
+        print(f"regrow: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"regrow: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("regrow: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _dispatch(arguments: list[str]) -> None:
+    tyro = require("tyro", "cli")
+    flat = tyro.conf.arg(name="")
+
+    def run(options: Annotated[Options, flat]) -> None:
+        """Train a network while it grows, shrinks or holds its size; continues what was interrupted."""
+        from .bench.run import run as do
+
+        print(f"run: {do(options)}")
+
+    def compare(options: Annotated[Options, flat]) -> None:
+        """Train the static baseline and the three settings; prints one table, writes one report."""
+        from .bench.compare import compare as do
+
+        print(f"report: {do(options)}")
+
+    def report(
+        runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")],
+        output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html"),
+    ) -> None:
+        """Write one self-contained HTML file about runs.
+
+        Args:
+            runs: Run folders, or folders that contain some.
+            output: The file to write.
+        """
+        from .bench.report import write_report
+
+        print(f"report: {write_report(runs, output)}")
+
+    def methods() -> None:
+        """List the methods with their options and defaults."""
+        Console().print(_methods())
+
+    tyro.extras.subcommand_cli_from_dict(
+        {"run": run, "compare": compare, "report": report, "methods": methods},
+        prog="regrow",
+        description="Grow and prune PyTorch models while they train.",
+        args=arguments,
+        config=(tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+    )
+
+
+def _methods() -> Table:
+    table = Table("method", "kind", "options and defaults", "")
+    for kind, part in METHOD_PARTS.items():
+        for name in rg.list_methods(part):
+            method = rg.create_method(name)
+            config = {key: value for key, value in rg.method_config(method).items() if key != "method"}
+            options = ", ".join(f"{key}={value}" for key, value in config.items())
+            table.add_row(name, kind, options, (type(method).__doc__ or "").partition("\n")[0])
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

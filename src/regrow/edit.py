@@ -1,0 +1,299 @@
+"""One edit for both directions: index maps applied to all that follows an axis, undone as a whole.
+
+Everything is checked and computed before the first write; if a write fails, those before it are taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
+
+from .carry import followers, strangers, warn_of_reset
+from .errors import NotPermissible
+from .remap import DimMaps, fill_fresh, mapped, unmapped
+from .structure import Axis, Entry, Structure
+from .structure.declared import outdated_sizes
+from .structure.maps import FRESH, PlaceMap, plan
+from .structure.trace import untouched
+from .transaction import Transaction, Write
+
+#: Fresh values are written in this order: what consumes a new unit has the last word.
+_FILL_ORDER = ("out", "scale", "shift", "mean", "var", "free", "in")
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What an edited tensor was: its maps, and the old tensors if anything of them has left."""
+
+    maps: DimMaps
+    left: dict[str, Tensor]
+
+
+@dataclass(eq=False)
+class Edit:
+    """A structural edit that has been applied.
+
+    Attributes:
+        action: "grow" or "prune".
+        method: The name of the method that made or chose the units; "" where they were named.
+        sizes: Axis name -> number of units (before, after).
+        params: Parameters of the model (before, after).
+        flops: FLOPs of a forward pass on the analysed example (before, after).
+    """
+
+    structure: Structure = field(repr=False)
+    action: str
+    method: str
+    sizes: dict[str, tuple[int, int]]
+    params: tuple[int, int]
+    flops: tuple[float, float]
+    _new: dict[str, list[int]] = field(repr=False)
+    _removed: dict[str, list[int]] = field(repr=False)
+    _optimizer: Optimizer | None = field(repr=False)
+    _past: dict[str, _Past] = field(repr=False)
+    _bookkeeping: list[Write] = field(repr=False, default_factory=list)
+    # The structure counts edits by these: it must not keep alive what old edits hold for their undoing.
+    _token: object = field(repr=False, default_factory=object)
+
+    @property
+    def new(self) -> Any:
+        """Indices of the new units: a list; for an edit of several axes a dict by axis name."""
+        return self._by_axis(self._new)
+
+    @property
+    def removed(self) -> Any:
+        """Indices that the removed units had: a list; for an edit of several axes a dict by axis name."""
+        return self._by_axis(self._removed)
+
+    def _by_axis(self, units: dict[str, list[int]]) -> Any:
+        return dict(units) if len(units) > 1 else next(iter(units.values()))
+
+    @torch.no_grad()
+    def undo_(self) -> None:
+        """Take the edit back: what stayed keeps its present values, what left returns as it was.
+
+        Straight after the edit this restores model, gradients and optimizer bit for bit.
+
+        Raises:
+            NotPermissible: It has been undone already, or a later edit hasn't.
+        """
+        self._check_newest("undone")
+        with Transaction() as writes:
+            for name, past in self._past.items():
+                tensor = self.structure.tensor(name)
+                grad = tensor.grad
+                for follower in followers(tensor, self._optimizer):
+                    before = unmapped(follower.tensor, past.maps, past.left.get(follower.key))
+                    if follower.key == "grad":
+                        grad = before
+                    else:
+                        follower.plan(writes, before)
+                writes.tensor(tensor, unmapped(tensor.detach(), past.maps, past.left.get("")), grad)
+            writes.planned += [write.reversed() for write in reversed(self._bookkeeping)]
+            writes.run()
+        self.structure.edits.remove(self._token)
+
+    @torch.no_grad()
+    def measure(self, *args: Any, **kwargs: Any) -> float:
+        """Largest absolute change of the output by this edit, by two forward passes in the model's mode.
+
+        Raises:
+            NotPermissible: It has been undone, or a later edit hasn't.
+        """
+        self._check_newest("measured")
+        after = self._outputs({}, args, kwargs)
+        past = {n: unmapped(self.structure.tensor(n).detach(), p.maps, p.left.get("")) for n, p in self._past.items()}
+        attributes = [write.reversed() for write in reversed(self._bookkeeping)]
+        with _temporarily(attributes):
+            before = self._outputs(past, args, kwargs)
+        return max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True))
+
+    def _outputs(self, tensors: dict[str, Tensor], args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
+        model = self.structure.model
+        buffers = {name: b.clone() for name, b in model.named_buffers()}
+        with untouched(model):
+            out = functional_call(model, buffers | tensors, args, kwargs)
+        return [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+
+    def _check_newest(self, what: str) -> None:
+        edits = self.structure.edits
+        if self._token not in edits:
+            raise NotPermissible(f"this edit can't be {what}, it was undone before: {self}.")
+        later = len(edits) - 1 - edits.index(self._token)
+        if later:
+            raise NotPermissible(f"only the newest edit can be {what}; {later} came after this one ({self}).")
+
+    def __str__(self) -> str:
+        if len(self.sizes) == 1:
+            ((name, (before, after)),) = self.sizes.items()
+            head = f"{name}: {before:,} -> {after:,}"
+        else:
+            before, after = (sum(pair[i] for pair in self.sizes.values()) for i in (0, 1))
+            head = f"{len(self.sizes)} axes: {before:,} -> {after:,} units"
+        flops = 100 * (self.flops[1] / self.flops[0] - 1) if self.flops[0] else 0.0
+        return f"{head}, {self.params[1] - self.params[0]:+,} params, {flops:+.1f} % FLOPs"
+
+
+@torch.no_grad()
+def apply(
+    structure: Structure,
+    maps: Mapping[Axis, np.ndarray],
+    values: Mapping[Axis, Mapping[Entry, Tensor]],
+    optimizer: Optimizer | None,
+    action: str,
+    method: str = "",
+) -> Edit:
+    """Apply index maps to a model: the one way in which shapes change.
+
+    Args:
+        maps: For each axis, the old unit (or FRESH) that each new unit comes from.
+        values: For each axis, what fresh units are filled with (see :class:`regrow.method.Grower`).
+        optimizer: Its state follows; gradients follow always.
+
+    Raises:
+        NotPermissible: The model isn't the one that was analysed any more.
+        ValueError: A value has another shape than the new units.
+    """
+    _check_unchanged(maps)
+    planned = plan(structure.axes, maps)
+    by_tensor: dict[str, dict[int, PlaceMap]] = {}
+    for (name, dim), place in planned.items():
+        if dim >= 0:
+            by_tensor.setdefault(name, {})[dim] = place
+    tensors = {name: structure.tensor(name) for name in by_tensor}
+    templates = {e.name for axis in maps for e in axis.with_role("free")}
+    edited = {
+        name: mapped(tensor.detach(), by_tensor[name], fill=None if name in templates else 0.0)
+        for name, tensor in tensors.items()
+    }
+    for role in _FILL_ORDER:
+        for axis, index_map in maps.items():
+            for entry in axis.with_role(role) if (index_map == FRESH).any() else ():
+                value = values.get(axis, {}).get(entry)
+                fill_fresh(edited[entry.name], entry, by_tensor[entry.name], index_map, value)
+    edit = _describe(structure, maps, edited, optimizer, action, method)
+    with Transaction() as writes:
+        for name, tensor in tensors.items():
+            edit._past[name] = _carry(writes, tensor, edited[name], by_tensor[name], optimizer)
+        writes.run()
+        kept = len(writes.done)
+        resets = _plan_resets(writes, tensors, optimizer)
+        _plan_bookkeeping(writes, structure, planned, maps)
+        writes.run()
+        for owner in _owners(structure.model, by_tensor):
+            for attribute, size in outdated_sizes(owner):
+                writes.attribute(owner, attribute, size)
+        writes.run()
+        edit._bookkeeping = writes.done[kept:]
+    structure.edits.append(edit._token)
+    if optimizer is not None:
+        warn_of_reset(optimizer, resets)
+    return edit
+
+
+def _check_unchanged(maps: Mapping[Axis, np.ndarray]) -> None:
+    for axis in maps:
+        for entry in axis.entries:
+            here, known = entry.tensor.shape[entry.dim], len(entry.unit_of)
+            if here != known:
+                raise NotPermissible(
+                    f"{entry.name} has size {here} on dimension {entry.dim}, but {known} when it was analysed: "
+                    "the model was changed elsewhere; analyze it again."
+                )
+
+
+def _describe(
+    structure: Structure,
+    maps: Mapping[Axis, np.ndarray],
+    edited: Mapping[str, Tensor],
+    optimizer: Optimizer | None,
+    action: str,
+    method: str,
+) -> Edit:
+    before = sum(p.numel() for p in structure.model.parameters())
+    parameters = {name for name, _ in structure.model.named_parameters()}
+    gained = sum(t.numel() - structure.tensor(n).numel() for n, t in edited.items() if n in parameters)
+    return Edit(
+        structure,
+        action,
+        method,
+        {axis.name: (axis.size, len(index_map)) for axis, index_map in maps.items()},
+        (before, before + gained),
+        (structure.flops(), structure.flops({name: t.numel() for name, t in edited.items()})),
+        {axis.name: np.flatnonzero(index_map == FRESH).tolist() for axis, index_map in maps.items()},
+        {axis.name: np.setdiff1d(np.arange(axis.size), index_map).tolist() for axis, index_map in maps.items()},
+        optimizer,
+        {},
+    )
+
+
+def _carry(writes: Transaction, tensor: Tensor, data: Tensor, maps: DimMaps, optimizer: Optimizer | None) -> _Past:
+    """Plan the writes of one tensor and its followers; returns what undoing them takes."""
+    loses = any(len(place.kept()[0]) < place.before for place in maps.values())
+    left = {"": tensor.detach()} if loses else {}
+    grad = tensor.grad
+    for follower in followers(tensor, optimizer):
+        if loses:
+            left[follower.key] = follower.tensor
+        moved = mapped(follower.tensor, maps, fill=0.0)
+        if follower.key == "grad":
+            grad = moved
+        else:
+            follower.plan(writes, moved)
+    writes.tensor(tensor, data, grad)
+    return _Past(maps, left)
+
+
+def _plan_resets(
+    writes: Transaction, tensors: Mapping[str, Tensor], optimizer: Optimizer | None
+) -> dict[str, list[str]]:
+    resets = {}
+    for name, tensor in tensors.items() if optimizer is not None else ():
+        keys = strangers(tensor, optimizer)
+        if keys:
+            resets[name] = keys
+            writes.item(optimizer.state, tensor, {})
+    return resets
+
+
+def _plan_bookkeeping(
+    writes: Transaction, structure: Structure, planned: Mapping[tuple[str, int], PlaceMap], maps: Mapping[Axis, Any]
+) -> None:
+    """Places and sizes of all axes, and the integers in Python that count units."""
+    for place_map in planned.values():
+        for place, unit_of, run in zip(place_map.places, place_map.unit_of, place_map.runs, strict=True):
+            writes.attribute(place, "unit_of", torch.from_numpy(np.ascontiguousarray(unit_of)))
+            writes.attribute(place, "run", run)
+    for axis, index_map in maps.items():
+        writes.attribute(axis, "size", len(index_map))
+        for count in axis.counts:
+            writes.attribute(count.owner, count.attribute, len(planned[count.key].take))
+
+
+def _owners(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
+    """The modules whose declared sizes may have changed; a parametrised weight belongs to the module above."""
+    paths = dict.fromkeys(name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0] for name in names)
+    return [model.get_submodule(path) for path in paths]
+
+
+class _temporarily:
+    """Writes that hold inside a with block."""
+
+    def __init__(self, writes: list[Write]) -> None:
+        self.writes = writes
+
+    def __enter__(self) -> None:
+        for write in self.writes:
+            write.set(write.new)
+
+    def __exit__(self, *_: object) -> None:
+        for write in reversed(self.writes):
+            write.set(write.old)

@@ -1,0 +1,114 @@
+"""What a method is, and the registry of methods.
+
+A method is a frozen dataclass: its fields are its configuration, its class attribute ``name`` is what it is
+registered under. It has those of the parts below that it needs, and no others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .structure import Axis, Entry
+
+#: Values of new units: for each entry of the axis its slice at their indices, in their order.
+Fresh = dict[Entry, Tensor]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Every method has a name; see :class:`Grower`, :class:`Pruner` and :class:`Penalty` for what it may do."""
+
+    name: ClassVar[str]
+
+
+@runtime_checkable
+class Grower(Method, Protocol):
+    """A method that can make new units."""
+
+    def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh:
+        """The values of ``num`` new units of ``axis``.
+
+        For an entry with ``k`` indices a unit and the tensor's shape ``(…, size, …)`` at its dimension, the
+        value has shape ``(…, num * k, …)``, as the indices lie in the tensor. Entries left out become zero.
+        """
+        ...
+
+
+@runtime_checkable
+class Pruner(Method, Protocol):
+    """A method that can tell how much units matter."""
+
+    def score(self, axis: Axis, seen: Mapping[str, Any]) -> Tensor:
+        """How much each unit matters, shape ``(axis.size,)``; the lowest go first, over all axes alike."""
+        ...
+
+
+@runtime_checkable
+class Penalty(Method, Protocol):
+    """A method that adds to the loss while training."""
+
+    def penalty(self, axis: Axis) -> Tensor:
+        """A differentiable scalar for one axis."""
+        ...
+
+
+_METHODS: dict[str, type] = {}
+T = TypeVar("T", bound=type)
+
+
+def register(cls: T) -> T:
+    """Make a method known under its ``name``; usable as a class decorator.
+
+    Raises:
+        TypeError: It is no frozen dataclass, or has no name.
+        ValueError: Another class has the name.
+    """
+    if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise TypeError(f"a method is a frozen dataclass; decorate {cls.__name__} with @dataclass(frozen=True).")
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str):
+        raise TypeError(f"a method has a name; give {cls.__name__} a class attribute name: ClassVar[str] = '…'.")
+    known = _METHODS.setdefault(name, cls)
+    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"the name {name!r} is taken by {known.__module__}.{known.__qualname__}.")
+    _METHODS[name] = cls
+    return cls
+
+
+def list_methods(part: str | None = None) -> list[str]:
+    """The names of all registered methods, or of those with a part, such as "fresh" or "score".
+
+    >>> import regrow as rg
+    >>> rg.list_methods("score")
+    ['l1']
+    """
+    return sorted(name for name, cls in _METHODS.items() if part is None or hasattr(cls, part))
+
+
+def create_method(method: str, **config: Any) -> Any:
+    """Make a registered method from its name and configuration; the inverse of :func:`method_config`.
+
+    Raises:
+        ValueError: There is no such method, or it has no such field, or the value is not allowed.
+
+    >>> import regrow as rg
+    >>> rg.create_method("l1", strength=1e-3)
+    L1(strength=0.001)
+    """
+    if method not in _METHODS:
+        raise ValueError(f"there is no method {method!r}; there are {', '.join(list_methods())}.")
+    fields = [f.name for f in dataclasses.fields(_METHODS[method])]
+    for key in config:
+        if key not in fields:
+            raise ValueError(f"{method} has no field {key!r}; it has {', '.join(fields) or 'none'}.")
+    return _METHODS[method](**config)
+
+
+def method_config(method: Method) -> dict[str, Any]:
+    """A method as plain values that JSON can hold, with its name under ``"method"``."""
+    return {"method": method.name, **dataclasses.asdict(method)}  # type: ignore[call-overload]

@@ -1,0 +1,163 @@
+"""grow_ and prune_: from what the user asks to one edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .amounts import Amount, Limits, Target, axes_of, to_grow, to_prune
+from .edit import Edit, apply
+from .errors import NothingToDo, NotPermissible
+from .growing.random import Random
+from .method import list_methods
+from .pruning.l1 import L1
+from .structure import Axis
+from .structure.maps import FRESH
+
+#: What growing a structure means when no axes are named, and what pruning one means.
+GROWS: tuple[str, ...] = ("neuron",)
+PRUNES: tuple[str, ...] = ("neuron", "head")
+
+
+def grow_(
+    target: Target,
+    amount: Amount,
+    method: Any = None,
+    *,
+    optimizer: Optimizer | None = None,
+    generator: torch.Generator | None = None,
+    loss: Callable[[], Tensor] | None = None,
+    batches: int = 1,
+    round_to: int = 1,
+    min_size: int | None = None,
+    max_size: int | None = None,
+    protect: str | Sequence[str] = (),
+) -> Edit:
+    """Add units to an axis, to several, or to all neuron axes of a structure, in place.
+
+    Args:
+        target: An axis, a sequence of axes of one structure, or the structure.
+        amount: Units for each axis (int), a fraction of each axis's size (float, at least one unit), or a mapping
+            from axis names to either.
+        method: A method with ``fresh``; :class:`regrow.Random` by default.
+        optimizer: Its state follows: the old units' is kept to the bit, the new units' is zero.
+        generator: Where randomness comes from; by default one seeded by torch's initial seed and the number of
+            edits so far. The global random state is never touched.
+        loss, batches: A callable without arguments that returns a differentiable scalar, and how often it is
+            called, for methods that look at the loss; others ignore it.
+        round_to: Sizes become multiples of this, by growing a little more.
+        min_size, max_size: What each new size is at least and at most.
+        protect: Names or patterns of axes that stay as they are.
+
+    Raises:
+        NotPermissible: An axis can't grow, or all are at their largest size.
+        TypeError, ValueError: An argument is not what it should be. Nothing has been changed then.
+
+    >>> import torch, regrow as rg
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> structure = rg.analyze(net, torch.zeros(2, 4))
+    >>> print(rg.grow_(structure["0"], 4))
+    0: 8 -> 12, +28 params, +50.0 % FLOPs
+    >>> net
+    Sequential(
+      (0): Linear(in_features=4, out_features=12, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=12, out_features=2, bias=True)
+    )
+    """
+    method = Random() if method is None else method
+    _check(method, "fresh", "grow", optimizer, loss, batches)
+    limits = Limits(round_to, min_size, max_size, protect)  # type: ignore[arg-type]
+    gains = to_grow(axes_of(target, limits, GROWS), amount, limits)
+    if not gains:
+        raise NothingToDo("nothing to grow: every axis is at its largest size or protected.")
+    structure = next(iter(gains)).structure
+    if generator is None:
+        generator = torch.Generator().manual_seed(torch.initial_seed() + len(structure.edits))
+    maps = {axis: np.append(np.arange(axis.size), np.full(num, FRESH)) for axis, num in gains.items()}
+    with torch.no_grad():
+        values = {axis: method.fresh(axis, num, {}, generator) for axis, num in gains.items()}
+    return apply(structure, maps, values, optimizer, "grow", method.name)
+
+
+def prune_(
+    target: Target,
+    amount: Amount | Sequence[int] | Tensor,
+    method: Any = None,
+    *,
+    optimizer: Optimizer | None = None,
+    generator: torch.Generator | None = None,
+    loss: Callable[[], Tensor] | None = None,
+    batches: int = 1,
+    round_to: int = 1,
+    min_size: int | None = None,
+    max_size: int | None = None,
+    protect: str | Sequence[str] | Sequence[int] = (),
+) -> Edit:
+    """Remove units from an axis, from several, or from all neuron and head axes of a structure, in place.
+
+    Args:
+        target: An axis, a sequence of axes of one structure, or the structure.
+        amount: Units in all (int) or a fraction of all units (float below 1), ranked over all axes alike; a mapping
+            from axis names to either, each axis by itself; or, for one axis, the units to remove.
+        method: A method with ``score``; :class:`regrow.L1` by default.
+        optimizer: Its state follows.
+        generator, loss, batches: As for :func:`grow_`.
+        round_to: Sizes become multiples of this, by removing a little less.
+        min_size, max_size: What each new size is at least and at most; at least one unit always stays.
+        protect: Names or patterns of axes that stay as they are; for one axis, units that stay.
+
+    Raises:
+        NotPermissible: An axis can't be pruned, or not that far.
+        TypeError, ValueError: An argument is not what it should be. Nothing has been changed then.
+    """
+    limits = Limits(round_to, min_size, max_size, protect)  # type: ignore[arg-type]
+    method = L1() if method is None else method
+    _check(method, "score", "prune", optimizer, loss, batches)
+    if isinstance(amount, (Sequence, Tensor)) and not isinstance(amount, str):
+        removed, name = _named_units(target, amount, limits), ""
+    else:
+        axes = axes_of(target, limits, PRUNES)
+        with torch.no_grad():
+            scores = {axis: method.score(axis, {}).detach().float().cpu() for axis in axes}
+        removed, name = to_prune(axes, amount, limits, scores), method.name
+    if not removed:
+        raise NothingToDo("nothing to prune: every axis is at its smallest size or protected.")
+    maps = {axis: np.setdiff1d(np.arange(axis.size), units) for axis, units in removed.items()}
+    return apply(next(iter(removed)).structure, maps, {}, optimizer, "prune", name)
+
+
+def _named_units(target: Target, units: Sequence[int] | Tensor, limits: Limits) -> dict[Axis, list[int]]:
+    if not isinstance(target, Axis):
+        raise TypeError("units can be named for a single axis; for several give an amount and a method.")
+    chosen = target.check_units(units)
+    protected = sorted(set(chosen) & set(limits.protected_units(target)))
+    left = target.size - len(chosen)
+    if not target.prunable:
+        raise NotPermissible(f"{target.name} can't be pruned: {target.prunable.reason}.")
+    if protected or limits.spares(target):
+        raise NotPermissible(f"units {protected or chosen} of {target.name} are protected; leave them out.")
+    if left < (limits.min_size or 1):
+        raise NotPermissible(
+            f"asked to prune {len(chosen)} of the {target.size} units of {target.name}; "
+            f"at least {limits.min_size or 1} must stay."
+        )
+    if left % limits.round_to:
+        raise NotPermissible(f"{left} units of {target.name} would stay, which is no multiple of {limits.round_to}.")
+    return {target: chosen} if chosen else {}
+
+
+def _check(method: Any, part: str, action: str, optimizer: Any, loss: Any, batches: Any) -> None:
+    if not callable(getattr(method, part, None)) or isinstance(method, type):
+        raise TypeError(f"{method!r} can't {action}; a method with {part}() can: {', '.join(list_methods(part))}.")
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer is a torch.optim.Optimizer, not {type(optimizer).__name__}.")
+    if loss is not None and not callable(loss):
+        raise TypeError("loss is a callable without arguments that returns a scalar tensor.")
+    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
+        raise ValueError(f"batches is a positive integer, not {batches!r}.")

@@ -1,0 +1,171 @@
+"""A model and its shape on disk: ``model.safetensors`` and ``shape.json``, no pickle.
+
+``shape.json`` holds the size of every tensor and the integers that modules keep; loading puts both onto a freshly
+built model, then fills it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from .structure.declared import outdated_sizes
+from .transaction import Transaction
+
+FORMAT = 1
+MODEL_FILE, SHAPE_FILE = "model.safetensors", "shape.json"
+M = TypeVar("M", bound=nn.Module)
+
+
+def save(model: nn.Module, folder: str | Path) -> None:
+    """Write ``model.safetensors`` and ``shape.json`` into a folder, which is made if need be.
+
+    Raises:
+        OSError: The folder can't be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().contiguous().cpu() for name, t in _tensors(model).items()}
+    shape = {
+        "format": FORMAT,
+        "tensors": {name: list(t.shape) for name, t in tensors.items()},
+        "sizes": {name: sizes for name, m in model.named_modules() if (sizes := _integers(m))},
+    }
+    # Each file is complete or absent under its name, whenever the process dies.
+    for name, write in (
+        (MODEL_FILE, lambda path: save_file(tensors, path)),
+        (SHAPE_FILE, lambda path: path.write_text(json.dumps(shape, indent=1))),
+    ):
+        part = folder / f"{name}.part"
+        write(part)
+        part.replace(folder / name)
+
+
+def load(folder: str | Path, fresh_model: M) -> M:
+    """Give a freshly built model the shapes and values that :func:`save` wrote.
+
+    Args:
+        folder: The folder that was saved to.
+        fresh_model: A model as it was constructed first; it is changed in place and returned.
+
+    Raises:
+        ValueError: A file is missing or damaged, or belongs to another model. The model is unchanged then.
+    """
+    folder = Path(folder)
+    shape = _read_shape(folder / SHAPE_FILE)
+    try:
+        tensors = load_file(folder / MODEL_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder / MODEL_FILE} can't be read: {error}") from error
+    if {name: list(t.shape) for name, t in tensors.items()} != shape["tensors"]:
+        raise ValueError(f"{folder / MODEL_FILE} doesn't hold the tensors that {SHAPE_FILE} lists.")
+    with Transaction() as writes:
+        _plan_reshape(writes, fresh_model, tensors, shape["sizes"])
+        writes.run()
+        with torch.no_grad():
+            for name, tensor in _tensors(fresh_model).items():
+                tensor.copy_(tensors[name])
+    return fresh_model
+
+
+def reshape_(model: M, state_dict: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, int]] | None = None) -> M:
+    """Give a freshly built model the sizes in a state dict, so that ``load_state_dict`` fits; values are zero.
+
+    Args:
+        state_dict: Tensors by name, as ``model.state_dict()`` of the reshaped model has them.
+        sizes: Integers by module and attribute, where shapes alone don't tell them.
+
+    Raises:
+        ValueError: The names are not the model's. The model is unchanged then.
+    """
+    # A state dict lists a shared tensor under all its names.
+    shared = model.state_dict().keys() - _tensors(model).keys()
+    with Transaction() as writes:
+        _plan_reshape(writes, model, {n: t for n, t in state_dict.items() if n not in shared}, sizes or {})
+        writes.run()
+    return model
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, shared ones once, under their first name."""
+    kept = set(model.state_dict(keep_vars=True))
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor for name, tensor in named if name in kept}
+
+
+def _integers(module: nn.Module) -> dict[str, int]:
+    return {k: v for k, v in vars(module).items() if type(v) is int and not k.startswith("_")}
+
+
+def _read_shape(path: Path) -> dict[str, Any]:
+    try:
+        shape = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+    if not isinstance(shape, dict) or shape.get("format") != FORMAT:
+        raise ValueError(f"{path} isn't a shape of format {FORMAT}; it was written by another version or program.")
+    tensors, sizes = shape.get("tensors"), shape.get("sizes")
+    if set(shape) != {"format", "tensors", "sizes"} or not _is_table(tensors, _is_shape) or not _is_table(sizes, _is_sizes):
+        raise ValueError(f"{path} is damaged: it doesn't hold the tensors' shapes and the modules' sizes.")
+    return shape
+
+
+def _is_table(table: Any, allowed: Callable[[Any], bool]) -> bool:
+    return isinstance(table, dict) and all(allowed(value) for value in table.values())
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_size(n) and n >= 0 for n in value)
+
+
+def _is_sizes(value: Any) -> bool:
+    return _is_table(value, _is_size)
+
+
+def _plan_reshape(
+    writes: Transaction, model: nn.Module, tensors: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Check names and ranks, then make all writes that give the model these shapes and sizes."""
+    own = _tensors(model)
+    if own.keys() != tensors.keys():
+        odd = sorted(own.keys() ^ tensors.keys())
+        raise ValueError(f"these tensors belong to another model: {', '.join(odd[:4])} is in one of them only.")
+    modules = dict(model.named_modules())
+    for name, tensor in tensors.items():
+        if tensor.ndim != own[name].ndim:
+            raise ValueError(f"{name} has {own[name].ndim} dimensions in the model and {tensor.ndim} in the file.")
+    for name, attributes in sizes.items():
+        for key, value in attributes.items():
+            if name not in modules or type(vars(modules[name]).get(key)) is not int:
+                raise ValueError(f"the file sets the size {name}.{key}, which the model doesn't have.")
+            if vars(modules[name])[key] != value:
+                writes.attribute(modules[name], key, value)
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            writes.tensor(own[name], own[name].detach().new_zeros(tensor.shape), None)
+    depthwise = [m for m in modules.values() if _is_depthwise(m)]
+    writes.run()
+    for module in depthwise:
+        writes.attribute(module, "groups", module.weight.shape[0])
+    writes.run()
+    for module in modules.values():
+        for attribute, size in outdated_sizes(module):
+            writes.attribute(module, attribute, size)
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    """A convolution with one channel a group has as many groups as channels, whatever their number."""
+    groups = getattr(module, "groups", 1)
+    return isinstance(module, _ConvNd) and 1 < groups == module.out_channels == module.in_channels

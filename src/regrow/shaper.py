@@ -1,0 +1,164 @@
+"""A Shaper changes the shapes of a model's parameters while an optimizer changes their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .amounts import named
+from .edit import Edit
+from .errors import NothingToDo
+from .operations import GROWS, PRUNES, grow_, prune_
+from .plan import Action, At, Chain, Every, Grow, Plan
+from .structure import Axis, Structure, analyze
+
+
+class Shaper:
+    """Runs a plan on a model and its optimizer, in any training loop.
+
+    ::
+
+        shaper = rg.Shaper(model, optimizer, plan, example=x)
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y) + shaper.penalty()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            for edit in shaper.step():
+                print(edit)
+
+    Args:
+        model: Any module.
+        optimizer: Its optimizer; its state follows every edit.
+        plan: Made by :func:`regrow.every`, :func:`regrow.at` and :func:`regrow.chain`.
+        example: The model's input, or a tuple of its positional inputs, of batch size 2 or more.
+        generator: Where randomness comes from; by default one seeded by torch's initial seed.
+        before_edit, after_edit: Called with each action before it is done, and with each edit after it.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: The model doesn't run on the example, or an action of the plan matches no axis.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        plan: Plan,
+        *,
+        example: Any,
+        generator: torch.Generator | None = None,
+        before_edit: Callable[[Action], object] | None = None,
+        after_edit: Callable[[Edit], object] | None = None,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"a Shaper takes a torch.optim.Optimizer, not {type(optimizer).__name__}.")
+        if not isinstance(plan, (Every, At, Chain)):
+            raise TypeError(f"a plan is made by every(), at() or chain(), not {plan!r}.")
+        self.model, self.optimizer, self.plan = model, optimizer, plan
+        self.structure: Structure = analyze(model, example)
+        self.generator = generator or torch.Generator().manual_seed(torch.initial_seed())
+        self.before_edit, self.after_edit = before_edit, after_edit
+        self.steps = 0
+        self._axes = {id(action): self._matching(action) for action, _ in plan.entries()}
+        self._penalties = [(action, last) for action, last in plan.entries() if hasattr(action.method, "penalty")]
+
+    def _matching(self, action: Action) -> list[Axis]:
+        kinds = GROWS if isinstance(action, Grow) else PRUNES
+        found = [axis for axis in self.structure.select(action.where) if axis.kind in kinds]
+        if not found:
+            names = ", ".join(axis.name for axis in self.structure.axes if axis.kind in kinds) or "none"
+            raise ValueError(f"where={action.where!r} matches no {' or '.join(kinds)} axis; there are: {names}.")
+        if isinstance(action.amount, Mapping):
+            return list(named(action.amount, found))
+        return found
+
+    @property
+    def due(self) -> bool:
+        """Whether the next call of :meth:`step` will edit."""
+        return any(True for _ in self.plan.due(self.steps + 1))
+
+    def penalty(self) -> Tensor:
+        """What the plan's methods add to the loss of the coming step: a scalar, zero when there is nothing.
+
+        A method's penalty holds from the first step to the last at which its action is due.
+        """
+        total: Tensor | None = None
+        for method, axes in self._penalised():
+            for axis in axes:
+                term = method.penalty(axis)
+                total = term if total is None else total + term
+        return torch.zeros(()) if total is None else total
+
+    def _penalised(self) -> list[tuple[Any, list[Axis]]]:
+        """Each method once, with all axes that its actions still have before them."""
+        found: list[tuple[Any, list[Axis]]] = []
+        for action, last in self._penalties:
+            if last is not None and last <= self.steps:
+                continue
+            known = next((axes for method, axes in found if method == action.method), None)
+            if known is None:
+                found.append((action.method, known := []))
+            known += [axis for axis in self._axes[id(action)] if axis not in known]
+        return found
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> list[Edit]:
+        """Count a training step and do what the plan has due there; call it after the optimizer's step.
+
+        Args:
+            closure: Returns the loss, for methods that look at it, as in ``optimizer.step(closure)``.
+
+        Returns:
+            The edits that were made, in order.
+
+        Raises:
+            NotPermissible: An action can't be done; nothing of that action has been done then.
+        """
+        self.steps += 1
+        edits = []
+        for action in self.plan.due(self.steps):
+            if self.before_edit is not None:
+                self.before_edit(action)
+            edit = self._perform(action, closure)
+            if edit is not None:
+                edits.append(edit)
+                if self.after_edit is not None:
+                    self.after_edit(edit)
+        return edits
+
+    def _perform(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit | None:
+        perform = grow_ if isinstance(action, Grow) else prune_
+        try:
+            return perform(
+                self._axes[id(action)],
+                action.amount,
+                action.method,
+                optimizer=self.optimizer,
+                generator=self.generator,
+                loss=closure,
+                **action.limits,
+            )
+        except NothingToDo:
+            return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed Shaper needs beside the model and the plan: the step and the random state."""
+        return {"steps": self.steps, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the Shaper of ``state`` was; the model must have the shapes that it had there.
+
+        Raises:
+            ValueError: A key is missing or unknown, or the step is no step.
+        """
+        if set(state) != {"steps", "generator"}:
+            raise ValueError(f"a Shaper's state has the keys steps and generator, not {', '.join(map(str, state))}.")
+        steps = state["steps"]
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+            raise ValueError(f"steps is a whole number that isn't negative, not {steps!r}.")
+        self.generator.set_state(state["generator"].cpu())
+        self.steps = steps

@@ -1,0 +1,156 @@
+"""What may change in a model: :func:`analyze` finds its axes from the calls that it really makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .assemble import Frozen, assemble
+from .axis import Axis, Count, Entry, Verdict
+from .example import Example, named_tensors
+from .prove import prove
+from .rules import rule_of
+from .solve import solve
+from .table import table
+from .trace import Trace, run, untouched
+
+__all__ = ["Axis", "Count", "Entry", "Frozen", "Structure", "UnknownName", "Verdict", "analyze"]
+
+
+class UnknownName(KeyError, ValueError):
+    """No axis, or more than one, answers to a name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Structure:
+    """The axes of a model, in execution order, and what is frozen. Follows every edit and undo.
+
+    Attributes:
+        model: The model itself.
+        axes: What may grow and shrink.
+        frozen: Tensor dimensions that may not, with the reason.
+        unknown: Calls without a rule -> how often they were made; what they touched is frozen.
+    """
+
+    def __init__(self, model: nn.Module, axes: tuple[Axis, ...], frozen: tuple[Frozen, ...], trace: Trace) -> None:
+        self.model, self.axes, self.frozen = model, axes, frozen
+        self.unknown = dict(trace.unknown)
+        self._flops = dict(trace.flops)
+        self.edits: list[object] = []  # applied and not undone, oldest first
+        for axis in axes:
+            axis.structure = self
+
+    def __getitem__(self, name: str) -> Axis:
+        """The axis of that name, or the only one that a module or tensor of that name produces.
+
+        Raises:
+            UnknownName: (a KeyError and a ValueError) no axis answers, or several do; all are listed.
+        """
+        for axis in self.axes:
+            if axis.name == name:
+                return axis
+        found = [axis for axis in self.axes if name in axis.producers]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UnknownName(f"{name!r} is ambiguous: it produces {', '.join(a.name for a in found)}; name one of these.")
+        raise UnknownName(f"no axis is called {name!r}; there are {', '.join(a.name for a in self.axes) or 'none'}.")
+
+    def __iter__(self) -> Iterator[Axis]:
+        return iter(self.axes)
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    def select(self, pattern: str = "*", kind: str | None = None) -> tuple[Axis, ...]:
+        """The axes whose name matches a shell-style pattern, in execution order; of one kind if it is given."""
+        return tuple(a for a in self.axes if fnmatchcase(a.name, pattern) and kind in (None, a.kind))
+
+    def flops(self, sizes: Mapping[str, int] | None = None) -> float:
+        """FLOPs (2 × multiply-adds) of one forward pass on the analysed example.
+
+        Args:
+            sizes: Numbers of elements by tensor name, in place of the present ones.
+        """
+        total = self._flops.get(None, 0.0)
+        for name, share in self._flops.items():
+            if name is not None:
+                total += share * (sizes or {}).get(name, self.tensor(name).numel())
+        return total
+
+    def tensor(self, name: str) -> Tensor:
+        """The parameter or buffer of that name, as it is now."""
+        path, _, attribute = name.rpartition(".")
+        return getattr(self.model.get_submodule(path), attribute)
+
+    def __str__(self) -> str:
+        return table(self)
+
+
+def analyze(
+    model: nn.Module, x: Any = None, *, args: tuple | None = None, kwargs: dict[str, Any] | None = None
+) -> Structure:
+    """Find every axis of a model along which units may come and go.
+
+    The model runs twice on the example, in eval and in train mode, without computing: on the meta device where
+    it allows that, on its own device otherwise. It is left as it was: values, buffers, modes, gradients, hooks
+    and random states.
+
+    Args:
+        model: Any module.
+        x: Its input, or a tuple of positional inputs; the batch should hold at least two examples.
+        args, kwargs: The inputs of a model that takes more, in place of ``x``.
+
+    Raises:
+        TypeError: The model is no module, or there is no example.
+        ValueError: The model doesn't run on the example; the cause is chained.
+
+    >>> import torch, regrow as rg
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> [(axis.name, axis.size) for axis in rg.analyze(net, torch.zeros(2, 4)).axes]
+    [('0', 8)]
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"analyze takes a torch.nn.Module, not {type(model).__name__}.")
+    if x is None and args is None and not kwargs:
+        raise TypeError("analyze needs an example: analyze(model, x) or analyze(model, args=(…), kwargs={…}).")
+    positional = args if args is not None else x if isinstance(x, tuple) else () if x is None else (x,)
+    with untouched(model):
+        trace, example = _trace(model, positional, kwargs or {})
+        axes, frozen = assemble(model, trace, solve(trace.relations))
+        prove(model, axes, example)
+    return Structure(model, axes, frozen, trace)
+
+
+def _trace(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Trace, Example]:
+    """On meta if possible: no arithmetic, no memory; code that looks at values needs the real device."""
+    try:
+        return _trace_on(model, Example.of(args, kwargs, on_meta=True))
+    except Exception as on_meta:
+        try:
+            return _trace_on(model, Example.of(args, kwargs, on_meta=False))
+        except Exception as error:
+            raise ValueError(f"the model doesn't run on the example: {error}") from on_meta
+
+
+def _trace_on(model: nn.Module, example: Example) -> tuple[Trace, Example]:
+    trace = Trace(rule_of, example.on_meta)
+    tensors = example.stand_ins(model)
+    for name, tensor in named_tensors(model).items():
+        trace.add_source(name, tensors[tensor])
+    for tensor in example.tensors:
+        trace.add_input(tensor)
+    for training in (False, True):
+        model.train(training)
+        trace.count_flops = not training
+        for out in pytree.tree_leaves(run(trace, model, example.args, example.kwargs, tensors)):
+            if isinstance(out, Tensor):
+                trace.relations.freeze(trace.of(out).fields, "is the model's output")
+    return trace, example

@@ -1,0 +1,168 @@
+"""From the solved classes to axes: units with the same footprint, where they lie, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from .axis import YES, Axis, Count, Entry, Verdict
+from .maps import regular_run
+from .solve import Solution
+from .trace import Source, Trace
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Indices of one dimension of one tensor that can't change, and why."""
+
+    tensor: str
+    dim: int
+    size: int
+    reason: str
+
+
+def assemble(model: nn.Module, trace: Trace, solution: Solution) -> tuple[tuple[Axis, ...], tuple[Frozen, ...]]:
+    """All axes in execution order, and what is frozen."""
+    used = [s for s in trace.sources if s.tensor in trace.order]
+    used.sort(key=lambda s: (trace.order[s.tensor], s.dim))
+    roles = _roles(trace)
+    axes = []
+    for classes, units in solution.families:
+        for member_of, size in _split_by_footprint(solution, used, classes, units):
+            axis = _axis(model, trace, solution, used, roles, member_of, size)
+            if axis is not None:
+                axes.append(axis)
+    axes.sort(key=lambda axis: trace.order[_first(axis).name])
+    _name(axes)
+    return tuple(axes), _frozen(trace, solution)
+
+
+def _roles(trace: Trace) -> dict[int, str]:
+    """Role by the first label of a source; a side that is used in two ways is a consumer before a producer."""
+    order = ["in", "out", "scale", "shift", "mean", "var"]
+    found: dict[int, str] = {}
+    for labels, role in trace.relations.roles:
+        source = trace.source_of(labels)
+        if source is not None:
+            known = found.get(source.start, role)
+            found[source.start] = min(known, role, key=order.index)
+    return found
+
+
+def _split_by_footprint(
+    solution: Solution, sources: list[Source], classes: np.ndarray, units: np.ndarray
+) -> Iterable[tuple[np.ndarray, int]]:
+    """Units that have the same number of indices in the same dimensions of the same tensors belong together.
+
+    Yields for each axis the unit of every class (or -1), units numbered as they first appear, and their number.
+    """
+    unit_of = np.full(int(solution.classes.max()) + 1, -1)
+    unit_of[classes] = units
+    count = int(units.max()) + 1 if len(units) else 0
+    # A footprint is a multiset of sources: a random number for each source, added up, tells them apart.
+    weights = np.random.default_rng(0).integers(1, 2**62, size=len(sources), dtype=np.uint64)
+    prints = np.zeros(count, np.uint64)
+    first_seen = np.full(count, -1)
+    for number, source in enumerate(sources):
+        here = unit_of[solution.classes[source.start : source.start + source.size]]
+        here = here[here >= 0]
+        prints += np.bincount(here, minlength=count).astype(np.uint64) * weights[number]
+        new, at = np.unique(here, return_index=True)
+        unseen = first_seen[new] < 0
+        first_seen[new[unseen]] = number * 10**9 + at[unseen]
+    for footprint in np.unique(prints[first_seen >= 0]):
+        members = np.flatnonzero((prints == footprint) & (first_seen >= 0))
+        members = members[np.argsort(first_seen[members])]
+        numbers = np.full(count + 1, -1)
+        numbers[members] = np.arange(len(members))
+        yield numbers[unit_of], len(members)
+
+
+def _axis(
+    model: nn.Module,
+    trace: Trace,
+    solution: Solution,
+    sources: list[Source],
+    roles: dict[int, str],
+    member_of: np.ndarray,
+    size: int,
+) -> Axis | None:
+    entries = []
+    for source in sources:
+        unit_of = member_of[solution.classes[source.start : source.start + source.size]]
+        if (unit_of < 0).all():
+            continue
+        run = regular_run(unit_of, size)
+        if run is None:
+            return None
+        path, _, attribute = source.tensor.rpartition(".")
+        owner = model.get_submodule(path)
+        role = roles.get(source.start, "free")
+        entries.append(Entry(torch.from_numpy(unit_of), run, source.tensor, owner, attribute, source.dim, role))
+    inside = np.flatnonzero(member_of >= 0)
+    heads = [member_of[solution.classes[labels]] for labels in trace.relations.groups]
+    kind = "head" if any((units >= 0).any() for units in heads) else "neuron"
+    inexact = next((solution.inexact[c] for c in inside.tolist() if c in solution.inexact), None)
+    exact = YES if inexact is None else Verdict(False, inexact)
+    return Axis("", kind, size, tuple(entries), _counts(model, trace, solution, member_of), exact=exact)
+
+
+def _counts(model: nn.Module, trace: Trace, solution: Solution, member_of: np.ndarray) -> tuple[Count, ...]:
+    names = {module: name for name, module in model.named_modules()}
+    found = {}
+    for size in trace.relations.sizes:
+        unit_of = member_of[solution.classes[size.labels]]
+        if (unit_of >= 0).any() and vars(size.module).get(size.argument) == len(unit_of):
+            run = regular_run(unit_of, int(unit_of.max()) + 1) or 1
+            count = Count(torch.from_numpy(unit_of), run, names[size.module], size.module, size.argument)
+            found.setdefault(count.key, count)
+    return tuple(found.values())
+
+
+def _first(axis: Axis) -> Entry:
+    """The entry that an axis is named by: its first producer."""
+    return (axis.with_role("out") or axis.entries)[0]
+
+
+def _name(axes: list[Axis]) -> None:
+    """Name each axis by the module of its first producer; where that isn't unique by the tensor, and so on."""
+    waiting = axes
+    for form in (_by_module, _by_tensor, _by_dimension):
+        names = [form(axis) for axis in waiting]
+        for axis, name in zip(waiting, names, strict=True):
+            axis.name = name
+        waiting = [a for a, n in zip(waiting, names, strict=True) if not n or names.count(n) > 1]
+    for number, axis in enumerate(waiting):
+        axis.name += f"#{number}"
+
+
+def _by_module(axis: Axis) -> str:
+    if axis.kind == "head" and axis.counts:
+        return axis.counts[0].key[0]
+    return _first(axis).name.rpartition(".")[0]
+
+
+def _by_tensor(axis: Axis) -> str:
+    return _first(axis).name
+
+
+def _by_dimension(axis: Axis) -> str:
+    first = _first(axis)
+    return f"{first.name}[{first.dim}]" + ("" if axis.kind == "neuron" else f"/{axis.kind}s")
+
+
+def _frozen(trace: Trace, solution: Solution) -> tuple[Frozen, ...]:
+    found = []
+    for source in trace.sources:
+        if source.tensor not in trace.order:
+            found.append(Frozen(source.tensor, source.dim, source.size, "no traced call reads it"))
+            continue
+        classes = solution.classes[source.start : source.start + source.size]
+        reasons = [solution.frozen[c] for c in classes.tolist() if c in solution.frozen]
+        for reason in dict.fromkeys(reasons):
+            found.append(Frozen(source.tensor, source.dim, reasons.count(reason), reason))
+    return tuple(found)

@@ -1,0 +1,175 @@
+"""An axis: units that may come or go independently, and every place in the model that follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from . import Structure
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Yes, or no with a reason; usable as a bool."""
+
+    holds: bool
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.holds
+
+    def __repr__(self) -> str:
+        return "yes" if self.holds else f"no: {self.reason}"
+
+
+YES = Verdict(True)
+
+
+@dataclass(eq=False)
+class Place:
+    """Something with a length that follows an axis.
+
+    ``unit_of[i]`` is the unit that index ``i`` belongs to, or -1. The indices of a unit lie in runs of ``run``
+    neighbours; all units in turn make a cycle, and a place is one or more cycles, perhaps with other indices
+    before, between and after.
+    """
+
+    unit_of: Tensor
+    run: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Places of different axes with the same key are the same place."""
+        raise NotImplementedError
+
+
+@dataclass(eq=False)
+class Entry(Place):
+    """One dimension of one parameter or buffer.
+
+    ``role`` is what the tensor does to the units: "out" (its rows produce them), "in" (its columns consume
+    them), "scale", "shift", "mean" or "var" (of a normalisation), or "free" (none of these).
+    """
+
+    name: str
+    owner: nn.Module = field(repr=False)
+    attribute: str = field(repr=False)
+    dim: int = 0
+    role: str = "free"
+
+    @property
+    def tensor(self) -> Tensor:
+        """The parameter or buffer as it is now."""
+        store = self.owner._parameters if self.attribute in self.owner._parameters else self.owner._buffers
+        tensor = store[self.attribute]
+        assert tensor is not None
+        return tensor
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.name, self.dim
+
+    def indices(self, units: Sequence[int] | Tensor) -> Tensor:
+        """The indices along ``dim`` that belong to ``units``."""
+        wanted = torch.isin(self.unit_of, torch.as_tensor(units, dtype=torch.long))
+        return wanted.nonzero().squeeze(1).to(self.tensor.device)
+
+    def by_unit(self, values: Tensor, size: int) -> Tensor:
+        """Mean over each unit's indices of ``values``, a vector along ``dim``; shape ``(size,)``."""
+        inside = self.unit_of >= 0
+        units = self.unit_of[inside].to(values.device)
+        sums = values.new_zeros(size).index_add(0, units, values[inside.to(values.device)])
+        return sums / torch.bincount(units, minlength=size).clamp(min=1)
+
+
+@dataclass(eq=False)
+class Count(Place):
+    """A Python integer on a module that counts what follows an axis, such as a convolution's ``groups``."""
+
+    name: str
+    owner: nn.Module = field(repr=False)
+    attribute: str = field(repr=False)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return f"{self.name}.{self.attribute}", -1
+
+
+@dataclass(eq=False)
+class Axis:
+    """Units of one kind: whatever subset of them goes, the network stays well-formed.
+
+    Args:
+        name: By the module (or tensor) that produces the units; unique in its structure.
+        kind: "neuron", or "head" where a unit is a whole row of features or channels (a convolution's group).
+        size: How many units there are now; follows every edit and undo.
+        entries: Each dimension of each parameter and buffer that follows the units.
+        counts: Each Python integer that follows them.
+        prunable, growable, exact: A :class:`Verdict` each. An axis is exact where a unit that sends nothing can
+            come or go without moving the output.
+    """
+
+    name: str
+    kind: str
+    size: int
+    entries: tuple[Entry, ...]
+    counts: tuple[Count, ...] = ()
+    prunable: Verdict = YES
+    growable: Verdict = YES
+    exact: Verdict = YES
+    structure: Structure = field(init=False, repr=False)
+
+    def with_role(self, *roles: str) -> tuple[Entry, ...]:
+        """The entries that have one of these roles."""
+        return tuple(e for e in self.entries if e.role in roles)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (*self.entries, *self.counts)
+
+    @property
+    def producers(self) -> tuple[str, ...]:
+        """Names of the modules and tensors that this axis can be asked for by, the naming one first."""
+        return tuple(dict.fromkeys(n for e in self.with_role("out") for n in (e.name.rpartition(".")[0], e.name) if n))
+
+    def check_units(self, units: Iterable[int]) -> list[int]:
+        """``units`` as a sorted list of distinct indices of this axis.
+
+        Raises:
+            TypeError: An index is not an integer.
+            ValueError: An index is out of range or given twice.
+        """
+        given = units.tolist() if isinstance(units, Tensor) else list(units)
+        for unit in given:
+            if isinstance(unit, bool) or not isinstance(unit, int):
+                raise TypeError(f"units of {self.name} are integers from 0 to {self.size - 1}, not {unit!r}.")
+            if not 0 <= unit < self.size:
+                raise ValueError(f"{self.name} has units 0 to {self.size - 1}; there is no unit {unit}.")
+        if len(set(given)) < len(given):
+            raise ValueError(f"a unit of {self.name} was named twice in {given}.")
+        return sorted(given)
+
+    @torch.no_grad()
+    def silence_(self, units: Iterable[int]) -> None:
+        """Make these units send zero to all that reads them.
+
+        Sets the consumers' weights, the scales and the shifts of the units to zero, in place. Running
+        statistics stay, so that all results stay finite.
+
+        Raises:
+            TypeError, ValueError: As :meth:`check_units`.
+        """
+        chosen = self.check_units(units)
+        for entry in self.with_role("in", "scale", "shift"):
+            entry.tensor.index_fill_(entry.dim, entry.indices(chosen), 0.0)
+        if not self.with_role("in"):
+            for entry in self.with_role("out"):
+                entry.tensor.index_fill_(entry.dim, entry.indices(chosen), 0.0)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.size} {self.kind}s"

@@ -1,0 +1,55 @@
+"""The input that a model is analysed on, and what stands in for its parameters meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True)
+class Example:
+    """Inputs of a model, on the meta device or on their own."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+    on_meta: bool
+
+    @classmethod
+    def of(cls, args: tuple, kwargs: dict[str, Any], on_meta: bool) -> Example:
+        """The user's inputs, detached, on meta if asked."""
+
+        def stand_in(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return value.detach().to("meta") if on_meta else value.detach()
+
+        return cls(pytree.tree_map(stand_in, args), pytree.tree_map(stand_in, kwargs), on_meta)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the inputs."""
+        return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+
+    def stand_ins(self, model: nn.Module) -> dict[Tensor, Tensor]:
+        """For each parameter and buffer a tensor that may take its place: what a run does to it is lost."""
+        return {t: self.stand_in(t, t.detach().clone() if not self.on_meta else t) for t in _tensors(model)}
+
+    def stand_in(self, tensor: Tensor, data: Tensor) -> Tensor:
+        """``data`` in the guise of ``tensor``."""
+        if self.on_meta:
+            data = torch.empty_like(data, device="meta")
+        return data.detach().requires_grad_(tensor.requires_grad)
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, shared ones once, under their first name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _tensors(model: nn.Module) -> Iterable[Tensor]:
+    return named_tensors(model).values()

@@ -1,0 +1,57 @@
+"""The structure as a table for people."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from . import Structure
+    from .axis import Axis
+
+WIDTH = 110
+
+
+def table(structure: Structure) -> str:
+    """Axes with their sizes and what moves together; then what is frozen and why."""
+    axes = Table("axis", "kind", "units", "moves together", "remarks", box=box.SIMPLE)
+    axes.columns[2].justify = "right"
+    for axis in structure.axes:
+        axes.add_row(axis.name, axis.kind, f"{axis.size:,}", _together(axis), _remarks(axis))
+    frozen = Table("frozen because it", "dimensions", box=box.SIMPLE)
+    for reason, names in _frozen(structure).items():
+        frozen.add_row(reason, _some(names))
+    out = io.StringIO()
+    console = Console(file=out, width=WIDTH)
+    console.print(axes, frozen, sep="")
+    if structure.unknown:
+        calls = ", ".join(f"{name} ({times}×)" for name, times in structure.unknown.items())
+        console.print(f"No rule for: {calls}")
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+
+
+def _together(axis: Axis) -> str:
+    made = dict.fromkeys(e.name.rpartition(".")[0] or e.name for e in axis.entries if e.role != "in")
+    read = dict.fromkeys(e.name.rpartition(".")[0] or e.name for e in axis.with_role("in"))
+    return f"{_some(list(made))} → {_some(list(read)) or '–'}"
+
+
+def _remarks(axis: Axis) -> str:
+    verdicts = {"not prunable": axis.prunable, "not growable": axis.growable, "inexact": axis.exact}
+    return "; ".join(f"{name}: {v.reason}" for name, v in verdicts.items() if not v)
+
+
+def _frozen(structure: Structure) -> dict[str, list[str]]:
+    by_reason: dict[str, list[str]] = {}
+    for f in structure.frozen:
+        by_reason.setdefault(f.reason, []).append(f"{f.tensor}[{f.dim}]")
+    return by_reason
+
+
+def _some(names: list[str], shown: int = 4) -> str:
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

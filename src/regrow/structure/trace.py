@@ -1,0 +1,343 @@
+"""Run a model once and hand every ATen call it makes to the rules.
+
+Every index of every dimension of every parameter and buffer gets a *label*, an integer. The trace
+carries the labels from tensor to tensor; the rules (``rules.py``) say how a call relates them, and
+the relations gathered here are solved in ``solve.py``.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as global_hooks
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+#: The label of everything that can never change; it is frozen from the start.
+FIXED = 0
+
+
+class Field(NamedTuple):
+    """Labels of one tensor over just those of its dimensions on which they vary.
+
+    ``labels`` has one dimension for each entry of ``dims``. A dimension belongs to at most one field.
+    """
+
+    dims: tuple[int, ...]
+    labels: np.ndarray
+
+
+class Labelled(NamedTuple):
+    """What the trace knows of a tensor.
+
+    ``origin`` is "data" (depends on the model's input, or is unknown), "weight" (computed from
+    parameters and buffers alone) or "uniform" (made by a factory, the same value everywhere).
+    """
+
+    fields: tuple[Field, ...]
+    origin: str
+
+
+UNKNOWN = Labelled((), "data")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One dimension of one parameter or buffer: its labels are ``start .. start + size - 1``."""
+
+    tensor: str
+    dim: int
+    size: int
+    start: int
+
+
+@dataclass
+class PythonSize:
+    """An integer handed to a call that must follow an axis, as a convolution's ``groups``."""
+
+    module: nn.Module
+    argument: str
+    labels: np.ndarray
+
+
+@dataclass
+class Relations:
+    """All that the rules have said about labels, as arrays; solved once, at the end."""
+
+    count: int = 1  # label 0 is FIXED
+    equal: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    inexact: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    slabs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    rectangles: list[np.ndarray] = field(default_factory=list)
+    groups: list[np.ndarray] = field(default_factory=list)
+    roles: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    sizes: list[PythonSize] = field(default_factory=list)
+    _slab_of: dict[tuple[int, tuple[int, ...], bytes], np.ndarray] = field(default_factory=dict)
+    _rectangles_seen: set[tuple[tuple[int, ...], bytes]] = field(default_factory=set)
+
+    def new_labels(self, count: int) -> np.ndarray:
+        """``count`` labels that nothing else has."""
+        start = self.count
+        self.count += count
+        return np.arange(start, self.count)
+
+    def equate(self, one: np.ndarray, other: np.ndarray) -> None:
+        """Labels at the same place are one thing."""
+        if one is not other:
+            one, other = np.broadcast_arrays(one, other)
+            self.equal.append((one.ravel(), other.ravel()))
+
+    def freeze(self, fields: Iterable[Field], reason: str) -> None:
+        """Nothing that carries these labels may change."""
+        self.frozen.extend((f.labels.ravel(), reason) for f in fields)
+
+    def rectangle(self, labels: np.ndarray) -> None:
+        """What is kept of these labels must be a product of subsets, one for each dimension."""
+        key = (labels.shape, labels.tobytes())
+        if labels.ndim > 1 and key not in self._rectangles_seen:
+            self._rectangles_seen.add(key)
+            self.rectangles.append(labels)
+
+    def restrict(self, fld: Field, dims: Sequence[int]) -> Field | None:
+        """The field as seen from ``dims`` alone: each place there stands for a whole row (a *slab*)."""
+        keep = tuple(d for d in fld.dims if d in dims)
+        if keep == fld.dims or not keep:
+            return fld if keep else None
+        first = tuple(fld.dims.index(d) for d in keep)
+        rows = fld.labels.transpose(first + tuple(i for i in range(len(fld.dims)) if i not in first))
+        key = (len(keep), rows.shape, rows.tobytes())
+        if key not in self._slab_of:
+            shape = rows.shape[: len(keep)]
+            slab = self.new_labels(math.prod(shape))
+            self.slabs.append((slab, rows.reshape(len(slab), -1)))
+            self._slab_of[key] = slab.reshape(shape)
+        return Field(keep, self._slab_of[key])
+
+
+class Call:
+    """One ATen call: its arguments by their schema names, what it returned, and where it was made."""
+
+    def __init__(self, op: Any, args: tuple, kwargs: dict, out: Any, module: nn.Module | None) -> None:
+        self.op, self.out, self.module = op, out, module
+        self.arguments: dict[str, Any] = dict(kwargs)
+        for spec, value in zip(op._schema.arguments, args, strict=False):
+            self.arguments[spec.name] = value
+
+    @property
+    def name(self) -> str:
+        """The operator's name without namespace and overload, as ``"convolution"``."""
+        return self.op._schema.name.partition("::")[2]
+
+    def __getitem__(self, argument: str) -> Any:
+        return self.arguments[argument]
+
+    def get(self, argument: str, default: Any = None) -> Any:
+        return self.arguments.get(argument, default)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments, in order."""
+        return _tensors(self.arguments.values())
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        return _tensors([self.out])
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found.extend(v for v in value if isinstance(v, Tensor))
+    return found
+
+
+class Trace(TorchDispatchMode):
+    """The labels of every tensor alive, the relations found so far, and the module being run."""
+
+    def __init__(self, rule_of: Callable[[Any], Callable[[Trace, Call], None] | None], on_meta: bool) -> None:
+        super().__init__()
+        self.rule_of = rule_of
+        self.on_meta = on_meta
+        self.relations = Relations()
+        self.sources: list[Source] = []
+        self.order: dict[str, int] = {}  # tensor name -> number of the first call that read it
+        self.unknown: dict[str, int] = {}  # calls without a rule -> how often they were made
+        self.flops: dict[str | None, float] = {}  # tensor name -> FLOPs per element; None: not by weights
+        self.count_flops = True
+        self.modules: list[nn.Module] = []
+        self.inputs: set[int] = set()
+        self._labelled: dict[int, Labelled] = {}
+        self._names: dict[int, str] = {}
+        self._alive: list[Tensor] = []  # ids stay unique only while their tensors live
+        self._calls = 0
+
+    def of(self, tensor: Tensor) -> Labelled:
+        return self._labelled.get(id(tensor), UNKNOWN)
+
+    def set(self, tensor: Tensor, fields: Iterable[Field], origin: str) -> None:
+        self._labelled[id(tensor)] = Labelled(tuple(fields), origin)
+        self._alive.append(tensor)
+
+    def add_source(self, name: str, tensor: Tensor) -> None:
+        """Label every dimension of a parameter or buffer that has more than one index."""
+        fields = []
+        for dim, size in enumerate(tensor.shape):
+            if size > 1:
+                labels = self.relations.new_labels(size)
+                self.sources.append(Source(name, dim, size, int(labels[0])))
+                fields.append(Field((dim,), labels))
+        self.set(tensor, fields, "weight")
+        self._names[id(tensor)] = name
+
+    def add_input(self, tensor: Tensor) -> None:
+        """A tensor the user hands in: its sizes are data."""
+        self.inputs.add(id(tensor))
+        self.set(tensor, (), "data")
+
+    def source_of(self, labels: np.ndarray) -> Source | None:
+        """The tensor dimension whose own labels these are."""
+        first = int(labels.flat[0])
+        index = bisect.bisect_right(self.sources, first, key=lambda source: source.start) - 1
+        if index >= 0 and first < self.sources[index].start + self.sources[index].size:
+            return self.sources[index]
+        return None
+
+    def book_flops(self, weight: Tensor, flops: float) -> None:
+        """Book the FLOPs of a call on the weight it reads, so that they follow its size."""
+        if not self.count_flops:
+            return
+        name = None
+        for fld in self.of(weight).fields if self.of(weight).origin == "weight" else ():
+            source = self.source_of(fld.labels)
+            name = source.tensor if source else name
+        share = flops / weight.numel() if name else flops
+        self.flops[name] = self.flops.get(name, 0.0) + share
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if self.on_meta:
+            args, kwargs = self._to_meta(args, kwargs)
+        out = op(*args, **kwargs)
+        call = Call(op, args, kwargs, out, self.modules[-1] if self.modules else None)
+        for tensor in call.tensors:
+            name = self._names.get(id(tensor))
+            if name is not None:
+                self.order.setdefault(name, self._calls)
+        self._calls += 1
+        rule = self.rule_of(op)
+        if rule is None:
+            self._unknown_call(call)
+        else:
+            rule(self, call)
+        return out
+
+    def _to_meta(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Tensors that the model keeps outside its parameters are real: only their shapes are needed."""
+
+        def convert(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.device.type != "meta":
+                return self._meta_copy(value)
+            return value
+
+        kwargs = {k: torch.device("meta") if k == "device" and v is not None else v for k, v in kwargs.items()}
+        if not any(t.device.type != "meta" for t in _tensors([*args, *kwargs.values()])):
+            return args, kwargs
+        return pytree.tree_map(convert, args), pytree.tree_map(convert, kwargs)
+
+    def _meta_copy(self, tensor: Tensor) -> Tensor:
+        copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        known = self._labelled.get(id(tensor))
+        if known is not None:
+            self.set(copy, known.fields, known.origin)
+        return copy
+
+    def _unknown_call(self, call: Call) -> None:
+        name = str(call.op)
+        touched = [f for t in call.tensors for f in self.of(t).fields]
+        if touched:
+            self.unknown[name] = self.unknown.get(name, 0) + 1
+            self.relations.freeze(touched, f"meets {name}, for which there is no rule")
+        origin = "data" if call.tensors or call.outputs else "uniform"
+        for out in call.outputs:
+            self.set(out, (), origin)
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, mode flags and every random state are as before."""
+    flags = [(module, module.training) for module in model.modules()]
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=_cuda_devices(model)):
+        try:
+            yield
+        finally:
+            for module, training in flags:
+                module.training = training
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    return sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+
+
+@contextlib.contextmanager
+def swapped(model: nn.Module, tensors: Mapping[Tensor, Tensor]) -> Iterator[None]:
+    """Inside, the model has other tensors in place of its parameters and buffers; ties stay ties."""
+    stores = [store for module in model.modules() for store in (module._parameters, module._buffers)]
+    before = [dict(store) for store in stores]
+    try:
+        for store in stores:
+            store.update((key, tensors[t]) for key, t in store.items() if t is not None)
+        yield
+    finally:
+        for store, items in zip(stores, before, strict=True):
+            store.clear()
+            store.update(items)
+
+
+def run(trace: Trace, model: nn.Module, args: tuple, kwargs: dict[str, Any], tensors: Mapping[Tensor, Tensor]) -> Any:
+    """One forward pass of ``model`` under the trace, with ``tensors`` in place of its own."""
+    with torch.enable_grad(), _no_fused_cpu_kernels(), swapped(model, tensors), module_stack(trace.modules), trace:
+        return model(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def module_stack(stack: list[nn.Module]) -> Iterator[None]:
+    """Keep in ``stack`` the modules whose forward is running, outermost first."""
+    enter = global_hooks.register_module_forward_pre_hook(lambda module, _: stack.append(module))
+    leave = global_hooks.register_module_forward_hook(lambda *_: _no_result(stack.pop()), always_call=True)
+    try:
+        yield
+    finally:
+        enter.remove()
+        leave.remove()
+
+
+def _no_result(_: Any) -> None:
+    """A forward hook that returned something would replace the module's output."""
+
+
+@contextlib.contextmanager
+def _no_fused_cpu_kernels() -> Iterator[None]:
+    """Without mkldnn, recurrent layers show as the plain calls that they are made of."""
+    # torch.backends.mkldnn.flags would also set TF32, which warns on machines that have none.
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
