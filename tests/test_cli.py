@@ -39,12 +39,8 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_task_and_missing_data_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "unknown task digits/vgg12 (did you mean digits/vgg11?)" in error_of(
-        ["run", "digits/vgg12"], capsys
-    )
+def test_unknown_task_and_missing_data_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unknown task digits/vgg12 (did you mean digits/vgg11?)" in error_of(["run", "digits/vgg12"], capsys)
     missing = ["run", "cifar10/vgg11", "--data", str(tmp_path / "nowhere")]
     assert "is not a folder" in error_of(missing, capsys)
 
@@ -61,9 +57,7 @@ def test_run_writes_its_folder_and_refuses_another_configuration(
     )
 
 
-def test_compare_prints_one_table_and_writes_one_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_prints_one_table_and_writes_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", *RUN[1:], "--out", str(tmp_path), "--events", "2"]) == 0
     printed = capsys.readouterr().out
     for text in ("static", "grow", "shrink", "constant", "parameters", "FLOPs", "train mode", "eval mode"):
@@ -89,6 +83,13 @@ def test_methods_lists_what_is_registered(capsys: pytest.CaptureFixture[str]) ->
 
 def test_report_on_nothing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert str(tmp_path) in error_of(["report", str(tmp_path)], capsys)
+
+
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert main([*RUN, "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert "/dev/null" in error_of(["report", str(out), "-o", "/dev/null/report.html"], capsys)
 
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

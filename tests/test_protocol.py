@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import regrow as rg
@@ -41,6 +41,7 @@ def test_a_staircase_leads_from_start_to_end_in_even_steps(start: int, end: int,
     assert max(steps) - min(steps) <= 1
 
 
+@settings(deadline=None)
 @given(st.integers(2, 30), st.integers(200, 100_000))
 def test_events_are_evenly_spaced_within_their_bounds(events: int, total: int) -> None:
     steps = event_steps(Options("digits/vgg11", events=events, first=0.2, last=0.7).settled(), total)
@@ -57,9 +58,7 @@ def test_too_many_events_for_the_steps_are_refused() -> None:
 def test_the_constant_setting_prunes_then_grows_at_the_asked_steps() -> None:
     plan = plan_of(setting="constant", events=3, first=0.1, last=0.5)
     due = {step: [type(action) for action in plan.due(step)] for step in range(1, TOTAL + 1)}
-    assert {step: kinds for step, kinds in due.items() if kinds} == {
-        step: [rg.Prune, rg.Grow] for step in (10, 30, 50)
-    }
+    assert {step: kinds for step, kinds in due.items() if kinds} == {step: [rg.Prune, rg.Grow] for step in (10, 30, 50)}
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_each_setting_ends_at_exactly_its_size(folders: dict[str, Path]) -> None:
-    start, end = (
-        {name: of(kind, folders[name])[0]["widths"] for name in folders} for kind in ("start", "end")
-    )
+    start, end = ({name: of(kind, folders[name])[0]["widths"] for name in folders} for kind in ("start", "end"))
     assert start["static"] == end["static"] == end["grow"] == start["shrink"] == start["constant"]
     assert start["constant"] == end["constant"]
     full = list(end["grow"].values())
@@ -110,9 +108,7 @@ def test_the_saved_network_is_the_one_that_was_measured(folders: dict[str, Path]
     assert accuracy == pytest.approx(end["test_accuracy"], abs=0.05)
 
 
-def test_the_same_seed_gives_the_same_run_and_another_does_not(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_run_and_another_does_not(folders: dict[str, Path], tmp_path: Path) -> None:
     constant = replace(TINY, setting="constant")
     again = run(replace(constant, out=tmp_path / "again"))
     other = run(replace(constant, out=tmp_path / "other", seed=1))
@@ -225,8 +221,7 @@ sys.exit(main(arguments))
 def arguments(folder: Path, **changes: object) -> list[str]:
     """The command line of the tiny run."""
     options: dict[str, object] = {
-        name: getattr(TINY, name)
-        for name in ("width", "limit", "batch_size", "epochs", "events", "log_every")
+        name: getattr(TINY, name) for name in ("width", "limit", "batch_size", "epochs", "events", "log_every")
     }
     options |= {"out": folder} | changes
     return ["run", TINY.task] + [
@@ -296,9 +291,7 @@ def test_ctrl_c_is_said_in_one_line(tmp_path: Path) -> None:
     finally:
         process.kill()
     assert process.returncode == 130
-    assert errors.strip().splitlines() == [
-        "regrow: interrupted; the same command continues from the last checkpoint"
-    ]
+    assert errors.strip().splitlines() == ["regrow: interrupted; the same command continues from the last checkpoint"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits on file sizes are a matter of Unix")

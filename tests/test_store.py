@@ -115,9 +115,7 @@ def test_another_configuration_is_refused_and_nothing_is_touched(tmp_path: Path)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
 
-def test_checkpoint_interval_and_versions_may_change(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_checkpoint_interval_and_versions_may_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = begun(tmp_path / "run", 2, until=2)
     with RunFolder(path, CONFIG | {"checkpoint_every": 7, "versions": {"torch": "2"}}) as folder:
         assert folder.resume() is not None

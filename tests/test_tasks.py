@@ -75,9 +75,7 @@ def test_parquet_folder_gives_the_pixels_and_labels_in_it(parquet: Path) -> None
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_torchvision_folder_or_the_one_above_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
-) -> None:
+def test_torchvision_folder_or_the_one_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: bool) -> None:
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "_check_integrity", lambda self: True)
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "_load_meta", lambda self: None)
     folder = tmp_path / "cifar-10-batches-py"
@@ -133,9 +131,7 @@ def test_damaged_torchvision_folder_is_one_clear_line(tmp_path: Path) -> None:
         load_cifar10(tmp_path)
 
 
-def test_without_network_the_message_names_the_option(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_network_the_message_names_the_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise URLError("no network")
 

@@ -42,9 +42,7 @@ def test_the_wheel_installs_and_runs_in_a_fresh_environment(wheel: Path, tmp_pat
     call(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel)
     packages = Path(call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib"))
-    where = call(
-        python, "-P", "-c", "import regrow, importlib.resources as r; print(r.files(regrow) / 'py.typed')"
-    )
+    where = call(python, "-P", "-c", "import regrow, importlib.resources as r; print(r.files(regrow) / 'py.typed')")
     assert Path(where.strip()) == packages / "regrow" / "py.typed"
     assert Path(where.strip()).exists()
     assert "compare" in call(environment / "bin" / "regrow", "--help")

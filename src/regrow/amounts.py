@@ -169,7 +169,7 @@ def _lowest(
         if isinstance(amount, int):
             names = axes[0].name if len(axes) == 1 else f"these {len(axes)} axes"
             raise NotPermissible(
-                f"asked to prune {wanted} of the {total} units of {names}, but at most {len(unit)} can go; ask for less."
+                f"asked to prune {wanted} of the {total} units of {names}; at most {len(unit)} can go."
             )
         wanted = len(unit)
     order = torch.cat(score).argsort(stable=True)[:wanted].tolist()

@@ -68,9 +68,7 @@ def _keeps(value: Any, parameter: Tensor) -> bool:
 
 
 def _mirrors(value: Tensor, parameter: Tensor) -> bool:
-    return value.ndim == parameter.ndim and all(
-        n in (m, 1) for n, m in zip(value.shape, parameter.shape, strict=True)
-    )
+    return value.ndim == parameter.ndim and all(n in (m, 1) for n, m in zip(value.shape, parameter.shape, strict=True))
 
 
 def warn_of_reset(optimizer: Optimizer, names: dict[str, list[str]]) -> None:

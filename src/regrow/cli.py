@@ -40,9 +40,13 @@ def _dispatch(arguments: list[str]) -> None:
 
     def run(options: Annotated[Options, flat]) -> None:
         """Train a network while it grows, shrinks or holds its size; continues what was interrupted."""
+        from .bench.compare import summary, wide_console
+        from .bench.history import read_run
         from .bench.run import run as do
 
-        print(f"run: {do(options)}")
+        folder = do(options)
+        wide_console().print(summary([read_run(folder)]))
+        print(f"run: {folder}")
 
     def compare(options: Annotated[Options, flat]) -> None:
         """Train the static baseline and the three settings; prints one table, writes one report."""

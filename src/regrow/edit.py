@@ -255,8 +255,10 @@ def _carry(writes: Transaction, tensor: Tensor, data: Tensor, maps: DimMaps, opt
 def _plan_resets(
     writes: Transaction, tensors: Mapping[str, Tensor], optimizer: Optimizer | None
 ) -> dict[str, list[str]]:
-    resets = {}
-    for name, tensor in tensors.items() if optimizer is not None else ():
+    resets: dict[str, list[str]] = {}
+    if optimizer is None:
+        return resets
+    for name, tensor in tensors.items():
         keys = strangers(tensor, optimizer)
         if keys:
             resets[name] = keys
@@ -265,7 +267,10 @@ def _plan_resets(
 
 
 def _plan_bookkeeping(
-    writes: Transaction, structure: Structure, planned: Mapping[tuple[str, int], PlaceMap], maps: Mapping[Axis, Any]
+    writes: Transaction,
+    structure: Structure,
+    planned: Mapping[tuple[str, int], PlaceMap],
+    maps: Mapping[Axis, Any],
 ) -> None:
     """Places and sizes of all axes, and the integers in Python that count units."""
     for place_map in planned.values():
@@ -280,7 +285,10 @@ def _plan_bookkeeping(
 
 def _owners(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
     """The modules whose declared sizes may have changed; a parametrised weight belongs to the module above."""
-    paths = dict.fromkeys(name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0] for name in names)
+    paths = dict.fromkeys(
+        name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+        for name in names
+    )
     return [model.get_submodule(path) for path in paths]
 
 

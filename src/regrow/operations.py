@@ -135,7 +135,7 @@ def prune_(
 def _named_units(target: Target, units: Sequence[int] | Tensor, limits: Limits) -> dict[Axis, list[int]]:
     if not isinstance(target, Axis):
         raise TypeError("units can be named for a single axis; for several give an amount and a method.")
-    chosen = target.check_units(units)
+    chosen = target.check_units(units.tolist() if isinstance(units, Tensor) else units)
     protected = sorted(set(chosen) & set(limits.protected_units(target)))
     left = target.size - len(chosen)
     if not target.prunable:

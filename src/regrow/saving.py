@@ -113,7 +113,11 @@ def _read_shape(path: Path) -> dict[str, Any]:
     if not isinstance(shape, dict) or shape.get("format") != FORMAT:
         raise ValueError(f"{path} isn't a shape of format {FORMAT}; it was written by another version or program.")
     tensors, sizes = shape.get("tensors"), shape.get("sizes")
-    if set(shape) != {"format", "tensors", "sizes"} or not _is_table(tensors, _is_shape) or not _is_table(sizes, _is_sizes):
+    if (
+        set(shape) != {"format", "tensors", "sizes"}
+        or not _is_table(tensors, _is_shape)
+        or not _is_table(sizes, _is_sizes)
+    ):
         raise ValueError(f"{path} is damaged: it doesn't hold the tensors' shapes and the modules' sizes.")
     return shape
 
@@ -135,7 +139,10 @@ def _is_sizes(value: Any) -> bool:
 
 
 def _plan_reshape(
-    writes: Transaction, model: nn.Module, tensors: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, int]]
+    writes: Transaction,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    sizes: Mapping[str, Mapping[str, int]],
 ) -> None:
     """Check names and ranks, then make all writes that give the model these shapes and sizes."""
     own = _tensors(model)
@@ -155,7 +162,7 @@ def _plan_reshape(
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             writes.tensor(own[name], own[name].detach().new_zeros(tensor.shape), None)
-    depthwise = [m for m in modules.values() if _is_depthwise(m)]
+    depthwise = [m for m in modules.values() if isinstance(m, _ConvNd) and _is_depthwise(m)]
     writes.run()
     for module in depthwise:
         writes.attribute(module, "groups", module.weight.shape[0])
@@ -165,7 +172,6 @@ def _plan_reshape(
             writes.attribute(module, attribute, size)
 
 
-def _is_depthwise(module: nn.Module) -> bool:
+def _is_depthwise(module: _ConvNd) -> bool:
     """A convolution with one channel a group has as many groups as channels, whatever their number."""
-    groups = getattr(module, "groups", 1)
-    return isinstance(module, _ConvNd) and 1 < groups == module.out_channels == module.in_channels
+    return 1 < module.groups == module.out_channels == module.in_channels

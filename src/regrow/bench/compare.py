@@ -19,7 +19,7 @@ from .run import run
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
-WIDTH = 110  # columns of the table where no terminal says how many there are
+WIDTH = 110
 MODES = {"train mode": "loss_train_mode", "eval mode": "loss_eval_mode"}
 
 
@@ -41,12 +41,11 @@ def compare(options: Options, console: Console | None = None) -> Path:
 
     if options.setting != Options.setting:
         raise InputError(f"compare runs every setting; leave out --setting {options.setting}")
-    console = console or Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = console or wide_console()
     folder = options.out or Path("runs")
     stem = options.task.replace("/", "-")
     runs = [
-        replace(options, setting=setting, out=folder / f"{stem}-{setting}-seed{options.seed}")
-        for setting in SETTINGS
+        replace(options, setting=setting, out=folder / f"{stem}-{setting}-seed{options.seed}") for setting in SETTINGS
     ]
     for each in runs:
         each.settled()  # what cannot be is said before the first run, not after the third
@@ -58,9 +57,15 @@ def compare(options: Options, console: Console | None = None) -> Path:
     return write_report(folders, folder / REPORT_FILE)
 
 
+def wide_console() -> Console:
+    """Standard output, wide enough for the tables where no terminal says how wide it is."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
+
+
 def summary(histories: Sequence[History]) -> RenderableType:
-    """What the runs reached, and what each structural step did to the loss."""
-    return Group(_results(histories), _steps(histories))
+    """What finished runs reached, and what each structural step did to the loss."""
+    changing = [history for history in histories if history.of("edit")]
+    return Group(_results(histories), *([_steps(changing)] if changing else []))
 
 
 def _results(histories: Sequence[History]) -> Table:

@@ -60,8 +60,7 @@ def load_cifar10(folder: Path | None, limit: int | None = None) -> Dataset:
     if (root / TORCHVISION_FOLDER).is_dir():
         return _from_torchvision(root, download=False)
     raise InputError(
-        f"--data {folder} holds no CIFAR-10: it needs train*.parquet and test*.parquet, "
-        f"or {TORCHVISION_FOLDER}/"
+        f"--data {folder} holds no CIFAR-10: it needs train*.parquet and test*.parquet, or {TORCHVISION_FOLDER}/"
     )
 
 
@@ -97,9 +96,7 @@ def _from_parquet(folder: Path, split: str, limit: int | None) -> Images:
     arrow = require("pyarrow", "bench")
     files = sorted(folder.rglob(f"{split}*.parquet"))
     if not files:
-        raise InputError(
-            f"--data {folder} has no {split}*.parquet; it needs train*.parquet and test*.parquet"
-        )
+        raise InputError(f"--data {folder} has no {split}*.parquet; it needs train*.parquet and test*.parquet")
     encoded: list[bytes] = []
     labels: list[int] = []
     for file in files:
@@ -127,13 +124,9 @@ def _decode(encoded: Sequence[bytes], folder: Path) -> Tensor:
         try:
             image = pillow.open(io.BytesIO(file)).convert("RGB")
         except (OSError, TypeError) as error:
-            raise InputError(
-                f"--data {folder}: image {index} cannot be decoded: {_first_line(error)}"
-            ) from error
+            raise InputError(f"--data {folder}: image {index} cannot be decoded: {_first_line(error)}") from error
         if image.size != (32, 32):
-            raise InputError(
-                f"--data {folder}: image {index} is of size {image.size}, CIFAR-10's are (32, 32)"
-            )
+            raise InputError(f"--data {folder}: image {index} is of size {image.size}, CIFAR-10's are (32, 32)")
         pixels[index] = image
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 

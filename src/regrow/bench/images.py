@@ -103,9 +103,7 @@ class Minibatches:
         train = self.dataset.train
         order = _order(len(train), self.seed, epoch)
         chosen = order[index * self.size : (index + 1) * self.size].to(train.labels.device)
-        pixels = augment(
-            train.pixels[chosen], self.padding, self.flip, generator(self.seed, "augmentation", step)
-        )
+        pixels = augment(train.pixels[chosen], self.padding, self.flip, generator(self.seed, "augmentation", step))
         return self.dataset.normalise(pixels), train.labels[chosen]
 
 

@@ -3,10 +3,10 @@
 import json
 import platform
 from dataclasses import asdict, dataclass, fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 import regrow as rg
@@ -140,8 +140,12 @@ class Settled(Options):
         """What `config.json` holds: all that it takes to do the run again, wherever it is put."""
         config = asdict(self)
         del config["out"]
-        versions = {name: _version(name) for name in ("regrow", "torch", "numpy")}
-        versions["python"] = platform.python_version()
+        versions = {
+            "regrow": rg.__version__,
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        }
         return {**config, "data": None if self.data is None else str(self.data), "versions": versions}
 
 
@@ -175,14 +179,6 @@ def _value(text: str) -> Any:
 
 def _or(value: T | None, default: T) -> T:
     return default if value is None else value
-
-
-def _version(package: str) -> str:
-    """Its version, or that it runs from a source tree which was not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _device(name: str) -> str:
@@ -222,18 +218,14 @@ def _check_numbers(options: Settled) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {value}, but must be more than 0")
     for name in ("seed", "threads", "momentum", "weight_decay"):
         if not getattr(options, name) >= 0:
-            raise InputError(
-                f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be at least 0"
-            )
+            raise InputError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be at least 0")
     for name in ("start_fraction", "end_fraction"):
         if not 0 < getattr(options, name) <= 1:
             raise InputError(
                 f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be above 0 and at most 1"
             )
     if not 0 < options.first <= options.last < 1:
-        raise InputError(
-            f"--first is {options.first} and --last {options.last}, but 0 < first <= last < 1 must hold"
-        )
+        raise InputError(f"--first is {options.first} and --last {options.last}, but 0 < first <= last < 1 must hold")
     if not 0 < options.exchange < 1:
         raise InputError(
             f"--exchange {options.exchange} asks for more units than there are to spare: "

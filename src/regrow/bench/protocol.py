@@ -77,9 +77,7 @@ def make_plan(options: Settled, structure: rg.Structure, ends: Mapping[str, int]
     return rg.chain(*parts)
 
 
-def _exchange(
-    options: Settled, step: int, swaps: dict[str, int], axes: Sequence[rg.Axis]
-) -> tuple[Plan, Plan]:
+def _exchange(options: Settled, step: int, swaps: dict[str, int], axes: Sequence[rg.Axis]) -> tuple[Plan, Plan]:
     """Prune, then grow as many."""
     for axis in axes:
         if swaps[axis.name] >= axis.size:

@@ -70,8 +70,7 @@ def _load(options: Settled) -> Dataset:
         dataset = Dataset(dataset.train.first(options.limit), dataset.test, dataset.classes)
     if len(dataset.train) < options.batch_size:
         raise InputError(
-            f"--batch-size {options.batch_size} is more than the {len(dataset.train)} training images; "
-            "make it smaller"
+            f"--batch-size {options.batch_size} is more than the {len(dataset.train)} training images; make it smaller"
         )
     return dataset
 
@@ -182,9 +181,7 @@ class Training:
     def _after_step(self, loss: float) -> None:
         """Record and save what is due."""
         if not math.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss} at step {self.step}; train with a lower --lr than {self.options.lr}"
-            )
+            raise InputError(f"the loss is {loss} at step {self.step}; train with a lower --lr than {self.options.lr}")
         if self.step % self.options.log_every == 0:
             self._record("batch", loss=loss)
         if self.step % self.batches.per_epoch == 0:
@@ -200,9 +197,7 @@ class Training:
     def _after_edit(self, edit: rg.Edit) -> None:
         self.flops = self._count_flops()
         train_mode, eval_mode = zip(self._losses_before, both_losses(self.model, self.probe), strict=True)
-        parameters, flops = zip(
-            self._cost_before, (rg.measure.parameters(self.model), self.flops), strict=True
-        )
+        parameters, flops = zip(self._cost_before, (rg.measure.parameters(self.model), self.flops), strict=True)
         self._record(
             "edit",
             epoch=self.step / self.batches.per_epoch,

@@ -167,9 +167,7 @@ def _claim(path: Path, config: dict[str, Any]) -> None:
     if not file.exists():
         foreign = [entry.name for entry in path.iterdir() if not entry.name.endswith(TEMPORARY)]
         if foreign:
-            raise InputError(
-                f"{path} holds no run but other files ({foreign[0]}); give an empty folder with --out"
-            )
+            raise InputError(f"{path} holds no run but other files ({foreign[0]}); give an empty folder with --out")
         write_atomically(file, json.dumps(config, indent=2).encode() + b"\n")
         return
     try:
@@ -193,9 +191,7 @@ def _lock(file: FileIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise InputError(
-            f"{path} is in use by another process; wait for it, or give another --out"
-        ) from error
+        raise InputError(f"{path} is in use by another process; wait for it, or give another --out") from error
 
 
 def _last_event(path: Path) -> str | None:

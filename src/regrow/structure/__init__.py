@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -60,7 +59,9 @@ class Structure:
         if len(found) == 1:
             return found[0]
         if found:
-            raise UnknownName(f"{name!r} is ambiguous: it produces {', '.join(a.name for a in found)}; name one of these.")
+            raise UnknownName(
+                f"{name!r} is ambiguous: it produces {', '.join(a.name for a in found)}; name one of these."
+            )
         raise UnknownName(f"no axis is called {name!r}; there are {', '.join(a.name for a in self.axes) or 'none'}.")
 
     def __iter__(self) -> Iterator[Axis]:

@@ -11,8 +11,9 @@ from torch import nn
 
 from .axis import YES, Axis, Count, Entry, Verdict
 from .maps import regular_run
+from .relations import Source
 from .solve import Solution
-from .trace import Source, Trace
+from .trace import Trace
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _counts(model: nn.Module, trace: Trace, solution: Solution, member_of: np.nd
     found = {}
     for size in trace.relations.sizes:
         unit_of = member_of[solution.classes[size.labels]]
-        if (unit_of >= 0).any() and vars(size.module).get(size.argument) == len(unit_of):
+        if size.module is not None and (unit_of >= 0).any() and vars(size.module).get(size.argument) == len(unit_of):
             run = regular_run(unit_of, int(unit_of.max()) + 1) or 1
             count = Count(torch.from_numpy(unit_of), run, names[size.module], size.module, size.argument)
             found.setdefault(count.key, count)

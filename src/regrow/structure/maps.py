@@ -69,7 +69,9 @@ def _apply(at: PlaceMap, which: int, index_map: np.ndarray, size: int) -> PlaceM
     take, units = _rearrange(at.unit_of[which], at.runs[which], index_map, size)
     fresh = np.isin(units, np.flatnonzero(index_map == FRESH))
     unit_of = tuple(units if i == which else u[take] for i, u in enumerate(at.unit_of))
-    runs = tuple(run if i == which else _run_of(u, run) for i, (u, run) in enumerate(zip(unit_of, at.runs, strict=True)))
+    runs = tuple(
+        run if i == which else _run_of(u, run) for i, (u, run) in enumerate(zip(unit_of, at.runs, strict=True))
+    )
     return PlaceMap(at.places, at.before, at.take[take], at.fresh[take] | fresh, unit_of, runs)
 
 

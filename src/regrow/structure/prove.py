@@ -91,7 +91,13 @@ class _Trials:
                     continue
                 like = units.get(value)
                 unit_of = torch.arange(axis.size) if like is None or value == axis.size else like.unit_of
-                count = Count(unit_of, like.run if like and value != axis.size else 1, self.names[module], module, attribute)
+                count = Count(
+                    unit_of,
+                    like.run if like and value != axis.size else 1,
+                    self.names[module],
+                    module,
+                    attribute,
+                )
                 if count.key not in known:
                     yield count
 
@@ -110,7 +116,9 @@ class _Trials:
                 by_tensor.setdefault(name, {})[dim] = place
             else:
                 counts += [(p.owner, p.attribute, len(place.take)) for p in place.places if isinstance(p, Count)]
-        stand_ins = {t: self.example.stand_in(t, self._shaped(t, by_tensor.get(n, {}))) for n, t in self.tensors.items()}
+        stand_ins = {
+            t: self.example.stand_in(t, self._shaped(t, by_tensor.get(n, {}))) for n, t in self.tensors.items()
+        }
         stack: list[nn.Module] = []
         self.model.train(self.training)
         with torch.no_grad(), swapped(self.model, stand_ins), _temporarily(counts):
@@ -130,7 +138,8 @@ class _Trials:
 
 
 def _first_line(error: Exception) -> str:
-    return f"without it the code fails: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+    lines = str(error).strip().splitlines()
+    return f"the model's code fails then: {lines[0] if lines else type(error).__name__}"
 
 
 @contextlib.contextmanager

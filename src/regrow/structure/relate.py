@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .trace import Call, Field, Relations, Trace
+from .relations import Field, Relations
+from .trace import Call, Trace
 
 
 class Operand(NamedTuple):
@@ -168,9 +169,14 @@ def _joined(fields: Sequence[Field], dims: list[str]) -> list[Field]:
     results = []
     for fld in fields:
         where = {p: next(d for d, letters in enumerate(dims) if chr(p) in letters) for p in fld.dims}
-        order = sorted(range(len(fld.dims)), key=lambda i: (where[fld.dims[i]], dims[where[fld.dims[i]]].index(chr(fld.dims[i]))))
+        order = sorted(
+            range(len(fld.dims)),
+            key=lambda i: (where[fld.dims[i]], dims[where[fld.dims[i]]].index(chr(fld.dims[i]))),
+        )
         labels = fld.labels.transpose(order)
         whole = tuple(sorted(set(where.values())))
-        shape = [math.prod(n for i, n in zip(order, labels.shape, strict=True) if where[fld.dims[i]] == d) for d in whole]
+        shape = [
+            math.prod(n for i, n in zip(order, labels.shape, strict=True) if where[fld.dims[i]] == d) for d in whole
+        ]
         results.append(Field(whole, labels.reshape(shape)))
     return results

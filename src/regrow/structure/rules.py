@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .relate import Operand, aligned, along, common_origin, contract, note_role, relate
-from .trace import FIXED, Call, Field, PythonSize, Trace
+from .relations import FIXED, Field, PythonSize
+from .trace import Call, Trace
 
 Rule = Callable[[Trace, Call], None]
 
@@ -103,10 +104,8 @@ def convolution(trace: Trace, call: Call) -> None:
     data, weight, groups = call["input"], call["weight"], call["groups"]
     transposed = call.get("transposed", False)
     window = "." * (data.ndim - 2)
-    if transposed:
-        spec = f"b(gi){window},(gi)o{window}->b(go)"
-    else:
-        spec = f"b(gi){window},(go)i{window}->b(go)"
+    kernel = f"(gi)o{window}" if transposed else f"(go)i{window}"
+    spec = f"b(gi){window},{kernel}->b(go)"
     trace.set(call.out, *contract(trace, call, [data, weight], spec, {"g": groups}))
     if call.get("bias") is not None:
         _add_shift(trace, call, along(trace, call["bias"], dim=1))

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from .trace import FIXED, Relations
+from .relations import FIXED, Relations
 
 #: How many ways of completing the rectangles are followed from one family of slices.
 MAX_BRANCHES = 16

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,106 +20,7 @@ from torch.nn.modules import module as global_hooks
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-#: The label of everything that can never change; it is frozen from the start.
-FIXED = 0
-
-
-class Field(NamedTuple):
-    """Labels of one tensor over just those of its dimensions on which they vary.
-
-    ``labels`` has one dimension for each entry of ``dims``. A dimension belongs to at most one field.
-    """
-
-    dims: tuple[int, ...]
-    labels: np.ndarray
-
-
-class Labelled(NamedTuple):
-    """What the trace knows of a tensor.
-
-    ``origin`` is "data" (depends on the model's input, or is unknown), "weight" (computed from
-    parameters and buffers alone) or "uniform" (made by a factory, the same value everywhere).
-    """
-
-    fields: tuple[Field, ...]
-    origin: str
-
-
-UNKNOWN = Labelled((), "data")
-
-
-@dataclass(frozen=True)
-class Source:
-    """One dimension of one parameter or buffer: its labels are ``start .. start + size - 1``."""
-
-    tensor: str
-    dim: int
-    size: int
-    start: int
-
-
-@dataclass
-class PythonSize:
-    """An integer handed to a call that must follow an axis, as a convolution's ``groups``."""
-
-    module: nn.Module
-    argument: str
-    labels: np.ndarray
-
-
-@dataclass
-class Relations:
-    """All that the rules have said about labels, as arrays; solved once, at the end."""
-
-    count: int = 1  # label 0 is FIXED
-    equal: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
-    inexact: list[tuple[np.ndarray, str]] = field(default_factory=list)
-    slabs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    rectangles: list[np.ndarray] = field(default_factory=list)
-    groups: list[np.ndarray] = field(default_factory=list)
-    roles: list[tuple[np.ndarray, str]] = field(default_factory=list)
-    sizes: list[PythonSize] = field(default_factory=list)
-    _slab_of: dict[tuple[int, tuple[int, ...], bytes], np.ndarray] = field(default_factory=dict)
-    _rectangles_seen: set[tuple[tuple[int, ...], bytes]] = field(default_factory=set)
-
-    def new_labels(self, count: int) -> np.ndarray:
-        """``count`` labels that nothing else has."""
-        start = self.count
-        self.count += count
-        return np.arange(start, self.count)
-
-    def equate(self, one: np.ndarray, other: np.ndarray) -> None:
-        """Labels at the same place are one thing."""
-        if one is not other:
-            one, other = np.broadcast_arrays(one, other)
-            self.equal.append((one.ravel(), other.ravel()))
-
-    def freeze(self, fields: Iterable[Field], reason: str) -> None:
-        """Nothing that carries these labels may change."""
-        self.frozen.extend((f.labels.ravel(), reason) for f in fields)
-
-    def rectangle(self, labels: np.ndarray) -> None:
-        """What is kept of these labels must be a product of subsets, one for each dimension."""
-        key = (labels.shape, labels.tobytes())
-        if labels.ndim > 1 and key not in self._rectangles_seen:
-            self._rectangles_seen.add(key)
-            self.rectangles.append(labels)
-
-    def restrict(self, fld: Field, dims: Sequence[int]) -> Field | None:
-        """The field as seen from ``dims`` alone: each place there stands for a whole row (a *slab*)."""
-        keep = tuple(d for d in fld.dims if d in dims)
-        if keep == fld.dims or not keep:
-            return fld if keep else None
-        first = tuple(fld.dims.index(d) for d in keep)
-        rows = fld.labels.transpose(first + tuple(i for i in range(len(fld.dims)) if i not in first))
-        key = (len(keep), rows.shape, rows.tobytes())
-        if key not in self._slab_of:
-            shape = rows.shape[: len(keep)]
-            slab = self.new_labels(math.prod(shape))
-            self.slabs.append((slab, rows.reshape(len(slab), -1)))
-            self._slab_of[key] = slab.reshape(shape)
-        return Field(keep, self._slab_of[key])
+from .relations import UNKNOWN, Field, Labelled, Relations, Source
 
 
 class Call:
@@ -226,8 +125,8 @@ class Trace(TorchDispatchMode):
         share = flops / weight.numel() if name else flops
         self.flops[name] = self.flops.get(name, 0.0) + share
 
-    def __torch_dispatch__(self, op: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        op, kwargs = func, kwargs or {}
         if self.on_meta:
             args, kwargs = self._to_meta(args, kwargs)
         out = op(*args, **kwargs)
@@ -297,11 +196,11 @@ def _cuda_devices(model: nn.Module) -> list[int]:
 @contextlib.contextmanager
 def swapped(model: nn.Module, tensors: Mapping[Tensor, Tensor]) -> Iterator[None]:
     """Inside, the model has other tensors in place of its parameters and buffers; ties stay ties."""
-    stores = [store for module in model.modules() for store in (module._parameters, module._buffers)]
+    stores: list[dict[str, Any]] = [s for module in model.modules() for s in (module._parameters, module._buffers)]
     before = [dict(store) for store in stores]
     try:
         for store in stores:
-            store.update((key, tensors[t]) for key, t in store.items() if t is not None)
+            store.update({key: tensors[t] for key, t in store.items() if t is not None})
         yield
     finally:
         for store, items in zip(stores, before, strict=True):
@@ -311,7 +210,13 @@ def swapped(model: nn.Module, tensors: Mapping[Tensor, Tensor]) -> Iterator[None
 
 def run(trace: Trace, model: nn.Module, args: tuple, kwargs: dict[str, Any], tensors: Mapping[Tensor, Tensor]) -> Any:
     """One forward pass of ``model`` under the trace, with ``tensors`` in place of its own."""
-    with torch.enable_grad(), _no_fused_cpu_kernels(), swapped(model, tensors), module_stack(trace.modules), trace:
+    with (
+        torch.enable_grad(),
+        _no_fused_cpu_kernels(),
+        swapped(model, tensors),
+        module_stack(trace.modules),
+        trace,
+    ):
         return model(*args, **kwargs)
 
 
