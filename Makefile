@@ -1,5 +1,5 @@
 # Each target is enough by itself on a machine that has only Python (3.11 or newer, with venv) and make.
-# Everything is installed into .venv; `make clean` removes that and what runs and tests left.
+# Everything is installed into .venv; `make clean` removes that and what the tests left, never a run.
 PYTHON ?= python3
 RUNS ?= runs
 VENV := .venv
@@ -20,10 +20,10 @@ test: $(INSTALLED)
 
 # The stamp is touched last, so an interrupted installation is taken up again.
 $(INSTALLED): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "regrow needs Python 3.11 or newer; try: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "regrow needs Python 3.11 or newer; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --editable '.[test]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(RUNS) dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis

@@ -84,6 +84,7 @@ def write(name: str, question: str, goal: str, rows: list[dict[str, Any]]) -> Pa
             "processor": _processor(),
             "cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
+            "load_average_at_the_end": os.getloadavg()[0],
             "system": f"{platform.system()} {platform.machine()}",
         },
         "versions": {"python": platform.python_version(), **{p: version(p) for p in ("torch", "torchvision", "numpy")}},

@@ -1,7 +1,7 @@
 """Nets that tempt an analysis into a set of units that runs, and is wrong.
 
-Each maps ``(batch, 6)`` through a hidden width of 8 to ``(batch, 5)``, moving the hidden features about
-in a way that depends on their number or their order.
+Each maps ``(batch, 6)`` to ``(batch, 5)``. Most go through a hidden width of 8 and move the hidden features about
+in a way that depends on their number or their order; the others use weights or sizes in unusual ways.
 """
 
 from __future__ import annotations
@@ -179,10 +179,103 @@ BODIES: dict[str, Body] = {
 INEXACT = frozenset({"softmax", "averaged", "normalised", "divided_by_width", "multiplied", "largest"})
 
 
-def build(name: str) -> Awkward:
-    """The awkward net with the body ``name``, in float64, with seeded values."""
+class LowRank(nn.Module):
+    """A weight that is a product of two: its inner width is read by no data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tall, self.wide = nn.Parameter(torch.randn(8, 4)), nn.Parameter(torch.randn(4, 6))
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(F.linear(x, self.tall @ self.wide)))
+
+
+class ScaledByWidth(nn.Module):
+    """An output multiplied by a size that the layer keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x)) * self.first.out_features**-0.5
+
+
+class CentredWeight(nn.Module):
+    """A weight from which the mean over its inputs is taken: a column of zeros is no silent unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weight = nn.Linear(6, 8), nn.Parameter(torch.randn(7, 8))
+        self.last = nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.linear(self.first(x), self.weight - self.weight.mean(1, keepdim=True)))
+
+
+class GroupedTransposed(nn.Module):
+    """A transposed convolution in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv1d(1, 8, 3), nn.Conv1d(12, 5, 5)
+        self.up = nn.ConvTranspose1d(8, 12, 2, groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.up(self.first(x[:, None])))).mean(2)
+
+
+class Attention(nn.Module):
+    """torch's own attention, which keeps its sizes as integers and checks them itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(1, 8), nn.Linear(8, 5)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x[:, :, None])
+        return self.last(self.attention(h, h, h, need_weights=False)[0]).mean(1)
+
+
+class Recurrent(nn.Module):
+    """Gates packed into one weight, and a hidden size kept as an integer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(1, 8, batch_first=True), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.lstm(x[:, :, None])[0][:, -1])
+
+
+class WeightNorm(nn.Module):
+    """A weight computed from its direction and its length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.utils.parametrizations.weight_norm(nn.Linear(6, 8))
+        self.last = nn.utils.parametrizations.weight_norm(nn.Linear(8, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x)))
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    net.__name__: net
+    for net in (
+        LowRank, ScaledByWidth, CentredWeight, GroupedTransposed, Attention, Recurrent, WeightNorm,
+    )
+}  # fmt: skip
+NAMES = (*BODIES, *NETS)
+
+
+def build(name: str) -> nn.Module:
+    """The awkward net of that name, in float64, with seeded values."""
     torch.manual_seed(0)
-    return Awkward(BODIES[name], WIDTHS.get(name, 8)).double()
+    net = NETS[name]() if name in NETS else Awkward(BODIES[name], WIDTHS.get(name, 8))
+    return net.double()
 
 
 def example() -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -899,6 +900,121 @@ def test_a_long_life_of_random_edits(edits: int) -> None:
                     assert relative_change(start, outputs(b.model, b.x)) == 0
             assert torch.isfinite(b.step())
         assert [axis.size for axis in rg.analyze(b.model, b.x).axes] == [axis.size for axis in b.structure.axes]
+
+
+@pytest.mark.parametrize("name", ["Adadelta", "Adagrad", "Adamax", "ASGD", "NAdam", "RAdam", "Rprop", "Adafactor"])
+def test_other_optimizers_go_on_and_undo_too(name: str) -> None:
+    model, x = zoo.build("residual"), zoo.example("residual")
+    optimizer = getattr(torch.optim, name)(model.parameters())
+    structure = rg.analyze(model, x)
+    train_step(model, optimizer, x)
+    original = snapshot(model, optimizer)
+    rg.grow_(structure, 2, optimizer=optimizer).undo_()
+    assert differences(original, snapshot(model, optimizer)) == []
+    rg.grow_(structure, 2, optimizer=optimizer)
+    train_step(model, optimizer, x)
+    rg.prune_(structure, 3, optimizer=optimizer)
+    assert torch.isfinite(train_step(model, optimizer, x))
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_lbfgs_goes_on_or_is_refused() -> None:
+    """It keeps one flat vector for all parameters together, under the first of them."""
+    model, x = zoo.build("residual"), zoo.example("residual")
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.01, max_iter=2)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    axis = rg.analyze(model, x)["conv1"]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rg.grow_(axis, 2, optimizer=optimizer)
+    except rg.NotPermissible:
+        assert axis.size == 6
+    optimizer.step(closure)
+
+
+def test_an_optimizer_of_some_parameters_is_enough() -> None:
+    """Parts of a model are trained alone, as when fine-tuning; what the optimizer holds follows."""
+    model, x = zoo.build("residual"), zoo.example("residual")
+    optimizer = torch.optim.SGD([{"params": [model.conv1.weight]}, {"params": [model.fc.weight]}], lr=0.1, momentum=0.9)
+    axis = rg.analyze(model, x)["conv1"]
+    train_step(model, optimizer, x)
+    rg.grow_(axis, 2, optimizer=optimizer)
+    assert optimizer.state[model.conv1.weight]["momentum_buffer"].shape == model.conv1.weight.shape
+    train_step(model, optimizer, x)
+
+
+def test_two_structures_of_one_model_do_not_get_in_each_others_way_unnoticed() -> None:
+    model, x = zoo.build("residual"), zoo.example("residual")
+    one, other = rg.analyze(model, x), rg.analyze(model, x)
+    first = rg.grow_(one["conv1"], 2)
+    before = snapshot(model)
+    with pytest.raises(rg.NotPermissible):
+        rg.prune_(other["conv1"], [0])
+    assert differences(before, snapshot(model)) == []
+    fresh = rg.analyze(model, x)
+    rg.prune_(fresh["conv1"], [7])
+    before = snapshot(model)
+    with pytest.raises(rg.NotPermissible):
+        first.undo_()
+    assert differences(before, snapshot(model)) == []
+
+
+def test_a_copied_structure_is_of_the_copied_model() -> None:
+    structure = bench("residual").structure
+    twin = copy.deepcopy(structure)
+    rg.grow_(twin["conv1"], 2)
+    assert (twin["conv1"].size, twin.model.conv1.out_channels) == (8, 8)
+    assert (structure["conv1"].size, structure.model.conv1.out_channels) == (6, 6)
+
+
+def test_edits_do_not_depend_on_the_grad_mode_or_autocast() -> None:
+    results = []
+    for context in (torch.enable_grad, torch.no_grad, partial(torch.autocast, "cpu", dtype=torch.bfloat16)):
+        model, x = zoo.build("residual"), zoo.example("residual")
+        with context():
+            structure = rg.analyze(model, x)
+            rg.grow_(structure, 2, generator=seeded())
+            rg.prune_(structure, 3)
+        assert all(p.requires_grad and p.is_leaf for p in model.parameters())
+        results.append(tensors_of(model))
+    assert differing(results[0], results[1]) == differing(results[0], results[2]) == []
+
+
+def test_a_compiled_model_follows_an_edit() -> None:
+    model, x = zoo.build("residual").eval(), zoo.example("residual")
+    structure = rg.analyze(model, x)
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)
+    rg.grow_(structure["conv1"], 2)
+    torch.compiler.reset()
+    assert torch.equal(compiled(x), model(x))
+
+
+def test_a_parametrised_weight_grows_at_its_source() -> None:
+    class Double(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return 2 * weight
+
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)).double()
+    nn.utils.parametrize.register_parametrization(model[0], "weight", Double())
+    x = torch.randn(4, 6, dtype=torch.float64)
+    [axis] = rg.analyze(model, x).axes
+    before = outputs(model, x)
+    rg.grow_(axis, 2)
+    assert relative_change(before, outputs(model, x)) < 1e-12
+    assert (model[0].weight.shape[0], model[0].out_features, model[2].in_features) == (10, 10, 10)
+    axis.silence_([0, 9])
+    before = outputs(model, x)
+    rg.prune_(axis, [0, 9])
+    assert relative_change(before, outputs(model, x)) < 1e-12
 
 
 def test_sequences_of_axes(generator: torch.Generator) -> None:

@@ -77,6 +77,7 @@ def test_the_constant_setting_prunes_then_grows_at_the_asked_steps() -> None:
         ({"lr": -1.0}, "--lr is -1"),
         ({"checkpoint_every": 0}, "--checkpoint-every is 0"),
         ({"seed": -1}, "--seed is -1"),
+        ({"seed": 2**63}, "--seed is 9223372036854775808"),
         ({"end_fraction": 0.0}, "--end-fraction is 0"),
         ({"first": 0.7}, "--first is 0.7"),
         ({"exchange": 1.0}, "more units than there are"),

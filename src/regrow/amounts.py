@@ -39,6 +39,8 @@ class Limits:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} is a positive integer, not {value!r}.")
+        if self.min_size is not None and self.max_size is not None and self.min_size > self.max_size:
+            raise ValueError(f"min_size is at most max_size, but {self.min_size} is more than {self.max_size}.")
         protect = (self.protect,) if isinstance(self.protect, str) else tuple(self.protect)
         if len({isinstance(p, str) for p in protect}) > 1:
             raise TypeError(f"protect holds names of axes or indices of units, not both: {protect}.")
@@ -93,6 +95,16 @@ def units_of(amount: int | float, size: int) -> int:
     if not (math.isfinite(amount) and amount > 0):
         raise ValueError(f"an amount is positive, not {amount!r}.")
     return amount if isinstance(amount, int) else max(1, round(amount * size))
+
+
+def check_fraction(amount: int | float) -> None:
+    """A fraction to prune is below 1.
+
+    Raises:
+        ValueError: It isn't.
+    """
+    if isinstance(amount, float) and amount >= 1:
+        raise ValueError(f"a fraction to prune is below 1, not {amount}; something has to stay.")
 
 
 def named(amount: Mapping[str, int | float], axes: Iterable[Axis]) -> dict[Axis, int | float]:
@@ -157,8 +169,7 @@ def _lowest(
 ) -> dict[Axis, list[int]]:
     total = sum(axis.size for axis in axes)
     wanted = units_of(amount, total)
-    if isinstance(amount, float) and amount >= 1:
-        raise ValueError(f"a fraction to prune is below 1, not {amount}; something has to stay.")
+    check_fraction(amount)
     owner, unit, score = [], [], []
     for number, axis in enumerate(axes):
         free = _removable(axis, limits, scores[axis])

@@ -26,7 +26,7 @@ from .structure.trace import untouched
 from .transaction import Transaction, Write
 
 #: Fresh values are written in this order: what consumes a new unit has the last word.
-_FILL_ORDER = ("out", "scale", "shift", "mean", "var", "free", "in")
+_FILL_ORDER = ("out", "scale", "shift", "mean", "var", "free", "tied", "in")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def apply(
         for axis, index_map in maps.items():
             for entry in axis.with_role(role) if (index_map == FRESH).any() else ():
                 value = values.get(axis, {}).get(entry)
-                fill_fresh(edited[entry.name], entry, by_tensor[entry.name], index_map, value)
+                fill_fresh(edited[entry.name], axis, entry, by_tensor[entry.name], index_map, value)
     edit = _describe(structure, maps, edited, optimizer, action, method)
     with Transaction() as writes:
         for name, tensor in tensors.items():

@@ -14,7 +14,7 @@ from .amounts import Amount, Limits, Target, axes_of, to_grow, to_prune
 from .edit import Edit, apply
 from .errors import NothingToDo, NotPermissible
 from .growing.random import Random
-from .method import list_methods
+from .method import Fresh, list_methods
 from .pruning.l1 import L1
 from .structure import Axis
 from .structure.maps import FRESH
@@ -81,7 +81,7 @@ def grow_(
         generator = torch.Generator().manual_seed(torch.initial_seed() + len(structure.edits))
     maps = {axis: np.append(np.arange(axis.size), np.full(num, FRESH)) for axis, num in gains.items()}
     with torch.no_grad():
-        values = {axis: method.fresh(axis, num, {}, generator) for axis, num in gains.items()}
+        values = {axis: _values(method, axis, num, generator) for axis, num in gains.items()}
     return apply(structure, maps, values, optimizer, "grow", method.name)
 
 
@@ -124,7 +124,7 @@ def prune_(
     else:
         axes = axes_of(target, limits, PRUNES)
         with torch.no_grad():
-            scores = {axis: method.score(axis, {}).detach().float().cpu() for axis in axes}
+            scores = {axis: _scores(method, axis) for axis in axes}
         removed, name = to_prune(axes, amount, limits, scores), method.name
     if not removed:
         raise NothingToDo("nothing to prune: every axis is at its smallest size or protected.")
@@ -150,6 +150,28 @@ def _named_units(target: Target, units: Sequence[int] | Tensor, limits: Limits) 
     if left % limits.round_to:
         raise NotPermissible(f"{left} units of {target.name} would stay, which is no multiple of {limits.round_to}.")
     return {target: chosen} if chosen else {}
+
+
+def _values(method: Any, axis: Axis, num: int, generator: torch.Generator) -> Fresh:
+    """A method's values for new units; their shapes are checked where they are written."""
+    values = method.fresh(axis, num, {}, generator)
+    if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
+        raise TypeError(f"{method.name}.fresh returns a dict of tensors by entry, not {type(values).__name__}.")
+    if not set(values) <= set(axis.entries):
+        raise ValueError(f"{method.name}.fresh gave values for entries that {axis.name} doesn't have.")
+    return values
+
+
+def _scores(method: Any, axis: Axis) -> Tensor:
+    """A method's scores on the CPU, checked."""
+    scores = method.score(axis, {})
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != (axis.size,):
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(f"{method.name}.score returns one number for each of the {axis.size} units, not {got}.")
+    scores = scores.detach().float().cpu()
+    if bool(scores.isnan().any()):
+        raise ValueError(f"{method.name} gave scores that are not numbers for {axis.name}; its weights hold NaN.")
+    return scores
 
 
 def _check(method: Any, part: str, action: str, optimizer: Any, loss: Any, batches: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .amounts import Amount, Limits, units_of
+from .amounts import Amount, Limits, check_fraction, units_of
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,12 @@ class Action:
         object.__setattr__(self, "protect", limits.protect)
         amounts = self.amount.values() if isinstance(self.amount, Mapping) else [self.amount]
         for amount in amounts:
-            units_of(amount, 1)
+            self._check_amount(amount)
 
     _part = ""
+
+    def _check_amount(self, amount: Any) -> None:
+        units_of(amount, 1)
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -67,6 +70,10 @@ class Prune(Action):
     """
 
     _part = "score"
+
+    def _check_amount(self, amount: Any) -> None:
+        units_of(amount, 1)
+        check_fraction(amount)
 
 
 @dataclass(frozen=True)

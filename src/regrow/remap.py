@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .structure import Entry
-from .structure.maps import FRESH, PlaceMap
+from .structure import Axis, Entry
+from .structure.maps import PlaceMap, fresh_origins, origins_in
 
 #: The maps of one tensor, by dimension.
 DimMaps = Mapping[int, PlaceMap]
@@ -87,7 +87,9 @@ def unmapped(tensor: Tensor, maps: DimMaps, left: Tensor | None) -> Tensor:
     return whole
 
 
-def fill_fresh(new: Tensor, entry: Entry, maps: DimMaps, index_map: np.ndarray, value: Tensor | None) -> None:
+def fill_fresh(
+    new: Tensor, axis: Axis, entry: Entry, maps: DimMaps, index_map: np.ndarray, value: Tensor | None
+) -> None:
     """Write a method's values for the fresh units of one axis into an edited tensor, in place.
 
     Without a value they become zero; in a tensor of role "free" they stay copies of the last unit, since nobody
@@ -96,20 +98,22 @@ def fill_fresh(new: Tensor, entry: Entry, maps: DimMaps, index_map: np.ndarray, 
     Raises:
         ValueError: The value has another shape than the new units.
     """
-    place = maps[entry.dim]
-    units = place.unit_of[place.places.index(entry)]
-    where = _index(np.flatnonzero(np.isin(units, np.flatnonzero(index_map == FRESH))), new)
+    indices, origins = origins_in(maps[entry.dim], entry, index_map)
+    where = _index(indices, new)
     if value is None:
         if entry.role != "free":
             new.index_fill_(entry.dim, where, 0.0)
         return
+    given = fresh_origins(entry, index_map, axis.size)
     expected = list(entry.tensor.shape)
-    expected[entry.dim] = len(where)
+    expected[entry.dim] = len(given)
     if list(value.shape) != expected:
         raise ValueError(f"new values for {entry.name} have shape {tuple(value.shape)}; they need {tuple(expected)}.")
     for dim, other in maps.items():
         if dim != entry.dim:
-            value = value.index_select(dim, _index(other.take, value))
+            value = _select(value, dim, other.take)
+    order = np.argsort(given)
+    value = _select(value, entry.dim, order[np.searchsorted(given, origins, sorter=order)])
     new.index_copy_(entry.dim, where, value.to(new))
 
 

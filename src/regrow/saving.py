@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -29,8 +30,11 @@ def save(model: nn.Module, folder: str | Path) -> None:
     """Write ``model.safetensors`` and ``shape.json`` into a folder, which is made if need be.
 
     Raises:
+        TypeError: It is no module.
         OSError: The folder can't be written.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"save takes a torch.nn.Module, not {type(model).__name__}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().contiguous().cpu() for name, t in _tensors(model).items()}
@@ -41,7 +45,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
     }
     # Each file is complete or absent under its name, whenever the process dies.
     for name, write in (
-        (MODEL_FILE, lambda path: save_file(tensors, path)),
+        (MODEL_FILE, lambda path: path.write_bytes(serialize(tensors))),
         (SHAPE_FILE, lambda path: path.write_text(json.dumps(shape, indent=1))),
     ):
         part = folder / f"{name}.part"
@@ -108,7 +112,7 @@ def _integers(module: nn.Module) -> dict[str, int]:
 def _read_shape(path: Path) -> dict[str, Any]:
     try:
         shape = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
     if not isinstance(shape, dict) or shape.get("format") != FORMAT:
         raise ValueError(f"{path} isn't a shape of format {FORMAT}; it was written by another version or program.")
@@ -151,6 +155,8 @@ def _plan_reshape(
         raise ValueError(f"these tensors belong to another model: {', '.join(odd[:4])} is in one of them only.")
     modules = dict(model.named_modules())
     for name, tensor in tensors.items():
+        if own[name].is_meta:
+            raise ValueError(f"{name} is on the meta device and can hold no values; build the model on a real one.")
         if tensor.ndim != own[name].ndim:
             raise ValueError(f"{name} has {own[name].ndim} dimensions in the model and {tensor.ndim} in the file.")
     for name, attributes in sizes.items():

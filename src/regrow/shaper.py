@@ -59,6 +59,8 @@ class Shaper:
             raise TypeError(f"a Shaper takes a torch.optim.Optimizer, not {type(optimizer).__name__}.")
         if not isinstance(plan, (Every, At, Chain)):
             raise TypeError(f"a plan is made by every(), at() or chain(), not {plan!r}.")
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator is a torch.Generator, not {generator!r}.")
         self.model, self.optimizer, self.plan = model, optimizer, plan
         self.structure: Structure = analyze(model, example)
         self.generator = generator or torch.Generator().manual_seed(torch.initial_seed())

@@ -219,6 +219,8 @@ def _check_numbers(options: Settled) -> None:
     for name in ("seed", "threads", "momentum", "weight_decay"):
         if not getattr(options, name) >= 0:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be at least 0")
+    if options.seed >= 2**63:
+        raise InputError(f"--seed is {options.seed}, but must be below 2**63")
     for name in ("start_fraction", "end_fraction"):
         if not 0 < getattr(options, name) <= 1:
             raise InputError(

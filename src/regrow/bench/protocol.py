@@ -1,8 +1,13 @@
 """The settings: which axes change at which steps, and by how many units.
 
-The constant setting and global ranking: pruning then takes its units wherever they matter least, and
-growing gives the same total back in the proportions of the starting widths. So the size in units is kept at
-each event while the shape moves, slowly, to where units matter.
+- `static` changes nothing: the baseline, at the start or the end size of another setting.
+- `grow` starts at a fraction of the full widths and ends at exactly the full ones.
+- `shrink` starts at the full widths and ends at exactly a fraction of them.
+- `constant` prunes a share of each axis at each event and grows as many units again at once.
+
+Under global ranking, pruning takes its units wherever they matter least, so that only the total is given. The
+constant setting then grows the same total back in the proportions of the starting widths: the number of units is
+the same after each event, while the shape moves, slowly, to where units matter.
 """
 
 import fnmatch

@@ -44,6 +44,10 @@ class Random:
         values = neutral(axis, num)
         for entry in axis.with_role("out"):
             values[entry] = self._incoming(entry, num, axis.size, generator)
+        if axis.with_role("tied"):
+            # One weight is both sides and has to be zero; what the shift lets through gives it a gradient.
+            for entry in axis.with_role("shift"):
+                values[entry] = self._incoming(entry, num, axis.size, generator).abs()
         return values
 
     def _incoming(self, entry: Entry, num: int, size: int, generator: torch.Generator) -> Tensor:

@@ -57,7 +57,7 @@ class L1:
 
 def _gates(axis: Axis) -> tuple[Entry, ...]:
     """The tensors that gate the axis's units: scales, else what consumes them, else what produces them."""
-    return axis.with_role("scale") or axis.with_role("in") or axis.with_role("out")
+    return axis.with_role("scale") or axis.with_role("in", "tied") or axis.with_role("out")
 
 
 def _gate(entry: Entry) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .assemble import Frozen, assemble
+from .assemble import Frozen, assemble, without_immovable
 from .axis import Axis, Count, Entry, Verdict
 from .example import Example, named_tensors
 from .prove import prove
@@ -120,6 +120,8 @@ def analyze(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"analyze takes a torch.nn.Module, not {type(model).__name__}.")
+    if x is not None and args is not None:
+        raise TypeError("analyze takes x or args, not both.")
     if x is None and args is None and not kwargs:
         raise TypeError("analyze needs an example: analyze(model, x) or analyze(model, args=(…), kwargs={…}).")
     positional = args if args is not None else x if isinstance(x, tuple) else () if x is None else (x,)
@@ -127,6 +129,7 @@ def analyze(
         trace, example = _trace(model, positional, kwargs or {})
         axes, frozen = assemble(model, trace, solve(trace.relations))
         prove(model, axes, example)
+    axes, frozen = without_immovable(axes, frozen)
     return Structure(model, axes, frozen, trace)
 
 

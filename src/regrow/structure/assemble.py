@@ -20,7 +20,7 @@ from .trace import Trace
 class Frozen:
     """Indices of one dimension of one tensor that can't change, and why."""
 
-    tensor: str
+    name: str
     dim: int
     size: int
     reason: str
@@ -43,14 +43,15 @@ def assemble(model: nn.Module, trace: Trace, solution: Solution) -> tuple[tuple[
 
 
 def _roles(trace: Trace) -> dict[int, str]:
-    """Role by the first label of a source; a side that is used in two ways is a consumer before a producer."""
-    order = ["in", "out", "scale", "shift", "mean", "var"]
+    """Role by the first label of a source; "tied" where one weight both produces and consumes the units."""
+    order = ["tied", "in", "out", "scale", "shift", "mean", "var"]
     found: dict[int, str] = {}
     for labels, role in trace.relations.roles:
         source = trace.source_of(labels)
         if source is not None:
             known = found.get(source.start, role)
-            found[source.start] = min(known, role, key=order.index)
+            both = {known, role} == {"in", "out"}
+            found[source.start] = "tied" if both else min(known, role, key=order.index)
     return found
 
 
@@ -105,11 +106,11 @@ def _axis(
         role = roles.get(source.start, "free")
         entries.append(Entry(torch.from_numpy(unit_of), run, source.tensor, owner, attribute, source.dim, role))
     inside = np.flatnonzero(member_of >= 0)
-    heads = [member_of[solution.classes[labels]] for labels in trace.relations.groups]
-    kind = "head" if any((units >= 0).any() for units in heads) else "neuron"
+    groups = [name for labels, name in trace.relations.groups if (member_of[solution.classes[labels]] >= 0).any()]
     inexact = next((solution.inexact[c] for c in inside.tolist() if c in solution.inexact), None)
     exact = YES if inexact is None else Verdict(False, inexact)
-    return Axis("", kind, size, tuple(entries), _counts(model, trace, solution, member_of), exact=exact)
+    counts = _counts(model, trace, solution, member_of)
+    return Axis(groups[0] if groups else "", "head" if groups else "neuron", size, tuple(entries), counts, exact=exact)
 
 
 def _counts(model: nn.Module, trace: Trace, solution: Solution, member_of: np.ndarray) -> tuple[Count, ...]:
@@ -126,12 +127,12 @@ def _counts(model: nn.Module, trace: Trace, solution: Solution, member_of: np.nd
 
 def _first(axis: Axis) -> Entry:
     """The entry that an axis is named by: its first producer."""
-    return (axis.with_role("out") or axis.entries)[0]
+    return (axis.with_role("out", "tied") or axis.entries)[0]
 
 
 def _name(axes: list[Axis]) -> None:
-    """Name each axis by the module of its first producer; where that isn't unique by the tensor, and so on."""
-    waiting = axes
+    """Name axes without a name by the module of their first producer; where that isn't unique by the tensor, …"""
+    waiting = [axis for axis in axes if not axis.name]
     for form in (_by_module, _by_tensor, _by_dimension):
         names = [form(axis) for axis in waiting]
         for axis, name in zip(waiting, names, strict=True):
@@ -142,8 +143,6 @@ def _name(axes: list[Axis]) -> None:
 
 
 def _by_module(axis: Axis) -> str:
-    if axis.kind == "head" and axis.counts:
-        return axis.counts[0].key[0]
     return _first(axis).name.rpartition(".")[0]
 
 
@@ -153,7 +152,7 @@ def _by_tensor(axis: Axis) -> str:
 
 def _by_dimension(axis: Axis) -> str:
     first = _first(axis)
-    return f"{first.name}[{first.dim}]" + ("" if axis.kind == "neuron" else f"/{axis.kind}s")
+    return f"{first.name}[{first.dim}]"
 
 
 def _frozen(trace: Trace, solution: Solution) -> tuple[Frozen, ...]:
@@ -167,3 +166,15 @@ def _frozen(trace: Trace, solution: Solution) -> tuple[Frozen, ...]:
         for reason in dict.fromkeys(reasons):
             found.append(Frozen(source.tensor, source.dim, reasons.count(reason), reason))
     return tuple(found)
+
+
+def without_immovable(
+    axes: tuple[Axis, ...], frozen: tuple[Frozen, ...]
+) -> tuple[tuple[Axis, ...], tuple[Frozen, ...]]:
+    """Axes that turned out neither to shrink nor to grow are frozen."""
+    kept = tuple(axis for axis in axes if axis.prunable or axis.growable)
+    stuck = [axis for axis in axes if not axis.prunable and not axis.growable]
+    found = [
+        Frozen(e.name, e.dim, int((e.unit_of >= 0).sum()), axis.prunable.reason) for axis in stuck for e in axis.entries
+    ]
+    return kept, (*frozen, *found)

@@ -53,7 +53,7 @@ class Entry(Place):
     """One dimension of one parameter or buffer.
 
     ``role`` is what the tensor does to the units: "out" (its rows produce them), "in" (its columns consume
-    them), "scale", "shift", "mean" or "var" (of a normalisation), or "free" (none of these).
+    them), "tied" (it does both), "scale", "shift", "mean" or "var" (of a normalisation), or "free" (none of these).
     """
 
     name: str
@@ -135,7 +135,9 @@ class Axis:
     @property
     def producers(self) -> tuple[str, ...]:
         """Names of the modules and tensors that this axis can be asked for by, the naming one first."""
-        return tuple(dict.fromkeys(n for e in self.with_role("out") for n in (e.name.rpartition(".")[0], e.name) if n))
+        return tuple(
+            dict.fromkeys(n for e in self.with_role("out", "tied") for n in (e.name.rpartition(".")[0], e.name) if n)
+        )
 
     def check_units(self, units: Iterable[int]) -> list[int]:
         """``units`` as a sorted list of distinct indices of this axis.
@@ -165,11 +167,9 @@ class Axis:
             TypeError, ValueError: As :meth:`check_units`.
         """
         chosen = self.check_units(units)
-        for entry in self.with_role("in", "scale", "shift"):
+        roles = ("in", "tied", "scale", "shift") if self.with_role("in", "tied") else ("out", "scale", "shift")
+        for entry in self.with_role(*roles):
             entry.tensor.index_fill_(entry.dim, entry.indices(chosen), 0.0)
-        if not self.with_role("in"):
-            for entry in self.with_role("out"):
-                entry.tensor.index_fill_(entry.dim, entry.indices(chosen), 0.0)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.size} {self.kind}s"

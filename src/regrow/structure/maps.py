@@ -103,6 +103,24 @@ def _run_of(unit_of: np.ndarray, before: int) -> int:
     return int(changes[0]) + 1 if len(changes) else before
 
 
+def fresh_origins(place: Place, index_map: np.ndarray, size: int) -> np.ndarray:
+    """A number for each fresh index of a place under one axis's map alone, in order.
+
+    It tells the new unit and the old index that is its template, and so finds the index again where the maps of
+    other axes have moved or repeated it: see :func:`origins_in`.
+    """
+    take, units = _rearrange(place.unit_of.numpy(), place.run, index_map, size)
+    fresh = np.isin(units, np.flatnonzero(index_map == FRESH))
+    return units[fresh] * len(place.unit_of) + take[fresh]
+
+
+def origins_in(planned: PlaceMap, place: Place, index_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The fresh indices of one axis in a planned place, and the numbers that :func:`fresh_origins` gave them."""
+    units = planned.unit_of[planned.places.index(place)]
+    where = np.flatnonzero(np.isin(units, np.flatnonzero(index_map == FRESH)))
+    return where, units[where] * planned.before + planned.take[where]
+
+
 def regular_run(unit_of: np.ndarray, size: int) -> int | None:
     """The run of a place of an axis just found; None if it isn't made of cycles of equal runs."""
     inside = np.flatnonzero(unit_of >= 0)

@@ -3,13 +3,14 @@
 Code may tie sizes together without tying labels: an integer on a module, a literal in a view. The model runs with
 the first half of every axis removed and with a unit added to each; where that fails, bisection finds the axis, and
 integers that equal one of its sizes are tried as counts that must follow. An axis that no count mends stays as it
-is, with the reason. Shrinking is tried in eval mode and growing in train mode, so that the code of both has run.
+is, with the reason. Where a number in the arithmetic differs from the first run, the axis is inexact. Shrinking is
+tried in eval mode and growing in train mode, so that the code of both has run.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .axis import Axis, Count, Verdict
 from .declared import outdated_sizes
@@ -28,19 +30,45 @@ from .trace import module_stack, swapped
 #: Counts that may have to follow an axis together, in one trial.
 MAX_COUNTS = 2
 
+Maps = Mapping[Axis, np.ndarray]
+
 
 def prove(model: nn.Module, axes: Sequence[Axis], example: Example) -> None:
-    """Settle which axes can shrink and grow, and which Python integers follow them; writes it on the axes."""
+    """Settle which axes can shrink and grow, which are exact, and which Python integers follow them."""
     halves = {a: np.arange(a.size // 2, a.size) for a in axes if a.size > 1}
-    _Trials(model, axes, example, training=False).settle("prunable", halves)
     larger = {a: np.append(np.arange(a.size), FRESH) for a in axes}
-    _Trials(model, axes, example, training=True).settle("growable", larger)
+    for verdict, maps, training in (("prunable", halves, False), ("growable", larger, True)):
+        trials = _Trials(model, axes, example, training)
+        permitted = trials.settle(verdict, maps, trials.failure, trials.mend)
+        trials.settle("exact", permitted, trials.other_number, lambda axis, index_map: False)
 
 
 @dataclass(frozen=True)
-class _Failure:
-    reason: str
-    modules: tuple[nn.Module, ...]  # whose forward was running
+class _Outcome:
+    """Of one run: the outputs' shapes, the numbers in the arithmetic, or why and in which modules it failed."""
+
+    shapes: tuple[torch.Size, ...] = ()
+    numbers: tuple[tuple[Any, ...], ...] = ()
+    failure: str = ""
+    modules: tuple[nn.Module, ...] = ()
+
+
+class _Numbers(TorchDispatchMode):
+    """Records the Python numbers that pointwise calls and products are made with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[Any, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if torch.Tag.pointwise in func.tags or func._schema.name in _PRODUCTS:
+            numbers = [a for a in (*args, *(kwargs or {}).values()) if isinstance(a, (int, float))]
+            if numbers:
+                self.found.append((func._schema.name, *numbers))
+        return func(*args, **(kwargs or {}))
+
+
+_PRODUCTS = {"aten::addmm", "aten::baddbmm"}
 
 
 class _Trials:
@@ -50,65 +78,66 @@ class _Trials:
         self.model, self.axes, self.example, self.training = model, axes, example, training
         self.tensors = named_tensors(model)
         self.names = {module: name for name, module in model.named_modules()}
-        self.shapes, _ = self._run({})
+        self.known: dict[tuple[tuple[int, ...], ...], _Outcome] = {}
+        self.before = self._outcome({})
 
-    def settle(self, verdict: str, maps: Mapping[Axis, np.ndarray]) -> None:
-        """Give axes whose maps fail the counts that mend them, or the verdict no."""
-        while maps and self.failure(maps) is not None:
-            for axis in self._culprits(list(maps), maps):
-                failure = self.failure({axis: maps[axis]})
-                if failure is None or not self._mended(axis, maps, failure):
-                    reason = failure.reason if failure else "it can only change together with other axes"
-                    setattr(axis, verdict, Verdict(False, reason))
+    def settle(
+        self, verdict: str, maps: Maps, complaint: Callable[[Maps], str], mend: Callable[[Axis, np.ndarray], bool]
+    ) -> Maps:
+        """Mend the axes that give cause for complaint, or give them the verdict no; returns the others' maps."""
+        while maps and complaint(maps):
+            for axis in _culprits(list(maps), maps, complaint):
+                alone = complaint({axis: maps[axis]})
+                if not alone or not mend(axis, maps[axis]):
+                    setattr(axis, verdict, Verdict(False, alone or "it can only change together with other axes"))
             maps = {axis: m for axis, m in maps.items() if getattr(axis, verdict)}
+        return maps
 
-    def _culprits(self, group: list[Axis], maps: Mapping[Axis, np.ndarray]) -> list[Axis]:
-        """The axes of a failing group that fail; all of it where its halves work by themselves."""
-        if len(group) == 1:
-            return group
-        halves = [group[: len(group) // 2], group[len(group) // 2 :]]
-        failing = [half for half in halves if self.failure({axis: maps[axis] for axis in half}) is not None]
-        return [axis for half in failing for axis in self._culprits(half, maps)] or group
+    def failure(self, maps: Maps) -> str:
+        """Why the model doesn't run with these axes edited, or "" if it does."""
+        outcome = self._outcome(maps)
+        if not outcome.failure and outcome.shapes != self.before.shapes:
+            return "the shape of the model's output would follow it"
+        return outcome.failure
 
-    def _mended(self, axis: Axis, maps: Mapping[Axis, np.ndarray], failure: _Failure) -> bool:
-        candidates = list(self._candidates(axis, failure))
-        before = axis.counts
+    def other_number(self, maps: Maps) -> str:
+        """Which number in the model's arithmetic follows these axes, or ""."""
+        now = self._outcome(maps).numbers
+        for before, after in zip(self.before.numbers, now, strict=False):
+            if before != after:
+                return f"a number in {after[0]} follows it"
+        return "" if len(now) == len(self.before.numbers) else "the model makes other calls at another size"
+
+    def mend(self, axis: Axis, index_map: np.ndarray) -> bool:
+        """Find the integers that must follow an axis; the smallest set with which the model runs is kept."""
+        before, candidates = axis.counts, list(self._candidates(axis, self._outcome({axis: index_map})))
         for number in range(1, MAX_COUNTS + 1):
             for chosen in combinations(candidates, number):
                 axis.counts = (*before, *chosen)
-                if self.failure({axis: maps[axis]}) is None:
+                if not self.failure({axis: index_map}):
                     return True
         axis.counts = before
         return False
 
-    def _candidates(self, axis: Axis, failure: _Failure) -> Iterator[Count]:
+    def _candidates(self, axis: Axis, outcome: _Outcome) -> Iterator[Count]:
         """Integers on the modules that were running, or that own the axis's tensors, which equal one of its sizes."""
-        units = {len(place.unit_of): place for place in reversed(axis.places)}
+        of_length = {len(place.unit_of): (place.unit_of, place.run) for place in reversed(axis.places)}
+        of_length[axis.size] = (torch.arange(axis.size), 1)
         known = {count.key for count in axis.counts}
-        for module in dict.fromkeys([*failure.modules[::-1], *(e.owner for e in axis.entries)]):
+        for module in dict.fromkeys([*outcome.modules[::-1], *(e.owner for e in axis.entries)]):
             for attribute, value in vars(module).items():
-                if type(value) is not int or (value != axis.size and value not in units):
-                    continue
-                like = units.get(value)
-                unit_of = torch.arange(axis.size) if like is None or value == axis.size else like.unit_of
-                count = Count(
-                    unit_of,
-                    like.run if like and value != axis.size else 1,
-                    self.names[module],
-                    module,
-                    attribute,
-                )
-                if count.key not in known:
-                    yield count
+                if type(value) is int and value in of_length:
+                    count = Count(*of_length[value], self.names[module], module, attribute)
+                    if count.key not in known:
+                        yield count
 
-    def failure(self, maps: Mapping[Axis, np.ndarray]) -> _Failure | None:
-        """Run the model with some axes edited; None if it runs and its outputs have the shapes they had."""
-        shapes, failure = self._run(plan(self.axes, maps))
-        if failure is None and shapes != self.shapes:
-            return _Failure("the shape of the model's output would follow it", ())
-        return failure
+    def _outcome(self, maps: Maps) -> _Outcome:
+        key = tuple((id(axis), *(id(count) for count in axis.counts)) for axis in maps)
+        if key not in self.known:
+            self.known[key] = self._run(plan(self.axes, maps))
+        return self.known[key]
 
-    def _run(self, planned: Mapping[tuple[str, int], PlaceMap]) -> tuple[list[torch.Size], _Failure | None]:
+    def _run(self, planned: Mapping[tuple[str, int], PlaceMap]) -> _Outcome:
         by_tensor: dict[str, dict[int, PlaceMap]] = {}
         counts: list[tuple[Any, str, Any]] = []
         for (name, dim), place in planned.items():
@@ -116,30 +145,34 @@ class _Trials:
                 by_tensor.setdefault(name, {})[dim] = place
             else:
                 counts += [(p.owner, p.attribute, len(place.take)) for p in place.places if isinstance(p, Count)]
-        stand_ins = {
-            t: self.example.stand_in(t, self._shaped(t, by_tensor.get(n, {}))) for n, t in self.tensors.items()
-        }
+        stand_ins = {t: self._stand_in(t, by_tensor.get(name, {})) for name, t in self.tensors.items()}
         stack: list[nn.Module] = []
         self.model.train(self.training)
         with torch.no_grad(), swapped(self.model, stand_ins), _temporarily(counts):
-            sizes = [(m, *new) for m in self.model.modules() for new in outdated_sizes(m)]
-            with _temporarily(sizes), module_stack(stack):
+            sizes = [(module, *new) for module in self.model.modules() for new in outdated_sizes(module)]
+            with _temporarily(sizes), module_stack(stack), _Numbers() as numbers:
                 try:
                     out = self.model(*self.example.args, **self.example.kwargs)
                 except Exception as error:
-                    return [], _Failure(_first_line(error), tuple(stack))
-        return [leaf.shape for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)], None
+                    lines = str(error).strip().splitlines() or [type(error).__name__]
+                    return _Outcome(failure=f"the model's code fails then: {lines[0]}", modules=tuple(stack))
+        shapes = tuple(leaf.shape for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor))
+        return _Outcome(shapes, tuple(numbers.found))
 
-    def _shaped(self, tensor: Tensor, maps: Mapping[int, PlaceMap]) -> Tensor:
-        data = tensor.detach().to("meta") if self.example.on_meta else tensor.detach()
+    def _stand_in(self, tensor: Tensor, maps: Mapping[int, PlaceMap]) -> Tensor:
+        data = tensor.detach().to("meta") if self.example.on_meta else tensor.detach().clone()
         for dim, place in maps.items():
             data = data.index_select(dim, torch.from_numpy(place.take).to(data.device))
-        return data
+        return self.example.stand_in(tensor, data)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"the model's code fails then: {lines[0] if lines else type(error).__name__}"
+def _culprits(group: list[Axis], maps: Maps, complaint: Callable[[Maps], str]) -> list[Axis]:
+    """The axes of a group that give cause for complaint; all of it where its halves by themselves do not."""
+    if len(group) == 1:
+        return group
+    halves = [group[: len(group) // 2], group[len(group) // 2 :]]
+    causing = [half for half in halves if complaint({axis: maps[axis] for axis in half})]
+    return [axis for half in causing for axis in _culprits(half, maps, complaint)] or group
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from .relations import Field, Relations
@@ -41,7 +42,7 @@ def relate(trace: Trace, call: Call, operands: Sequence[Operand], output: Sequen
     for one, other in combinations(operands, 2):
         for f in one.fields:
             for g in other.fields:
-                _equate(relations, f, g)
+                equate_fields(relations, f, g)
     result: list[Field] = []
     for f in (f for o in operands for f in o.fields):
         seen = relations.restrict(f, output)
@@ -56,7 +57,8 @@ def _why_bare(trace: Trace, call: Call, tensor: Tensor) -> str:
     return f"meets a size that carries no labels, in {call.name}"
 
 
-def _equate(relations: Relations, one: Field, other: Field) -> None:
+def equate_fields(relations: Relations, one: Field, other: Field) -> None:
+    """Equate two fields where they share places."""
     common = [place for place in one.dims if place in other.dims]
     a, b = relations.restrict(one, common), relations.restrict(other, common)
     if a is not None and b is not None:
@@ -117,7 +119,8 @@ def contract(
     ]
     _note_sides(trace, operands, output)
     fields = relate(trace, call, operands, [ord(c) for c in output])
-    return _joined(fields, _dimensions(output)), common_origin(o.origin for o in operands)
+    extents = {place: size for operand in operands for place, size in operand.sizes.items()}
+    return _joined(trace.relations, fields, _dimensions(output), extents), common_origin(o.origin for o in operands)
 
 
 def _dimensions(subscripts: str) -> list[str]:
@@ -156,27 +159,50 @@ def _lettered(trace: Trace, call: Call, tensor: Tensor, dims: list[str], sizes: 
 
 
 def _note_sides(trace: Trace, operands: Sequence[Operand], output: str) -> None:
-    """A weight's contracted side consumes the data that it meets, its outer side produces new data."""
+    """A weight's contracted side consumes the data that it meets, its outer side produces new data.
+
+    Of a product of two weights, as in low-rank ones, the right one is taken to come first.
+    """
     kept = {ord(c) for c in output}
+    meets_data = any(o.origin == "data" for o in operands)
     for operand in operands:
-        if operand.origin == "weight" and any(o.origin == "data" for o in operands):
-            for fld in operand.fields:
-                note_role(trace, [fld], "out" if set(fld.dims) <= kept else "in")
+        for fld in operand.fields if operand.origin == "weight" else ():
+            outer = set(fld.dims) <= kept
+            if meets_data:
+                note_role(trace, [fld], "out" if outer else "in")
+            elif not outer:
+                note_role(trace, [fld], "in" if operand is operands[0] else "out")
 
 
-def _joined(fields: Sequence[Field], dims: list[str]) -> list[Field]:
+def _joined(relations: Relations, fields: Sequence[Field], dims: list[str], sizes: dict[int, int]) -> list[Field]:
     """From letters to the output's dimensions; letters that share a dimension become one again."""
     results = []
-    for fld in fields:
-        where = {p: next(d for d, letters in enumerate(dims) if chr(p) in letters) for p in fld.dims}
-        order = sorted(
-            range(len(fld.dims)),
-            key=lambda i: (where[fld.dims[i]], dims[where[fld.dims[i]]].index(chr(fld.dims[i]))),
-        )
-        labels = fld.labels.transpose(order)
-        whole = tuple(sorted(set(where.values())))
-        shape = [
-            math.prod(n for i, n in zip(order, labels.shape, strict=True) if where[fld.dims[i]] == d) for d in whole
-        ]
-        results.append(Field(whole, labels.reshape(shape)))
+    for dim, letters in enumerate(dims):
+        places = [ord(c) for c in letters if sizes[ord(c)] > 1]
+        here = [f for f in fields if set(f.dims) & set(places)]
+        for fld in here:
+            if not set(fld.dims) <= set(places):
+                # Over several output dimensions: only letters that are dimensions by themselves can be.
+                where = tuple(next(d for d, ls in enumerate(dims) if chr(p) in ls) for p in fld.dims)
+                if dim == where[0]:
+                    results.append(Field(where, fld.labels))
+        inside = [f for f in here if set(f.dims) <= set(places)]
+        if inside:
+            results.append(Field((dim,), _over(relations, inside, places, sizes).ravel()))
     return results
+
+
+def _over(relations: Relations, fields: Sequence[Field], places: list[int], sizes: dict[int, int]) -> np.ndarray:
+    """Fields over some of the places as one over all; each of theirs then stands for a row of it."""
+    covered = [p for p in places if any(p in f.dims for f in fields)]
+    if len(fields) == 1 and fields[0].dims == tuple(covered):
+        labels = fields[0].labels
+    else:
+        whole = Field(tuple(covered), relations.new_labels(math.prod(sizes[p] for p in covered)))
+        whole = whole._replace(labels=whole.labels.reshape([sizes[p] for p in covered]))
+        relations.rectangle(whole.labels)
+        for fld in fields:
+            equate_fields(relations, whole, fld)
+        labels = whole.labels
+    shape = [sizes[p] if p in covered else 1 for p in places]
+    return np.broadcast_to(labels.reshape(shape), [sizes[p] for p in places])

@@ -67,7 +67,7 @@ class Relations:
     inexact: list[tuple[np.ndarray, str]] = field(default_factory=list)
     slabs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     rectangles: list[np.ndarray] = field(default_factory=list)
-    groups: list[np.ndarray] = field(default_factory=list)
+    groups: list[tuple[np.ndarray, str]] = field(default_factory=list)  # labels of groups, and their name
     roles: list[tuple[np.ndarray, str]] = field(default_factory=list)
     sizes: list[PythonSize] = field(default_factory=list)
     _slab_of: dict[tuple[int, tuple[int, ...], bytes], np.ndarray] = field(default_factory=dict)

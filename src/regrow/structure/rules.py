@@ -133,7 +133,7 @@ def _note_groups(trace: Trace, call: Call, data: Tensor, groups: int) -> None:
         seen = trace.relations.restrict(whole, (0,))
         assert seen is not None
         channels = seen.labels
-        trace.relations.groups.append(channels)
+        trace.relations.groups.append((channels, f"{trace.owner_of(call['weight'])}.groups"))
     trace.relations.sizes.append(PythonSize(call.module, "groups", channels))
 
 

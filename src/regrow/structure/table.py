@@ -48,7 +48,7 @@ def _remarks(axis: Axis) -> str:
 def _frozen(structure: Structure) -> dict[str, list[str]]:
     by_reason: dict[str, list[str]] = {}
     for f in structure.frozen:
-        by_reason.setdefault(f.reason, []).append(f"{f.tensor}[{f.dim}]")
+        by_reason.setdefault(f.reason, []).append(f"{f.name}[{f.dim}]")
     return by_reason
 
 

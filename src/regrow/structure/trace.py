@@ -114,14 +114,21 @@ class Trace(TorchDispatchMode):
             return self.sources[index]
         return None
 
+    def name_of(self, tensor: Tensor) -> str | None:
+        """The parameter or buffer that a weight is, or was computed from."""
+        known = self.of(tensor)
+        sources = [self.source_of(f.labels) for f in known.fields] if known.origin == "weight" else []
+        return next((s.tensor for s in sources if s is not None), None)
+
+    def owner_of(self, tensor: Tensor) -> str:
+        """The module that a weight belongs to, by name."""
+        return (self.name_of(tensor) or "").rpartition(".")[0]
+
     def book_flops(self, weight: Tensor, flops: float) -> None:
         """Book the FLOPs of a call on the weight it reads, so that they follow its size."""
         if not self.count_flops:
             return
-        name = None
-        for fld in self.of(weight).fields if self.of(weight).origin == "weight" else ():
-            source = self.source_of(fld.labels)
-            name = source.tensor if source else name
+        name = self.name_of(weight)
         share = flops / weight.numel() if name else flops
         self.flops[name] = self.flops.get(name, 0.0) + share
 
