@@ -145,6 +145,23 @@ def test_each_axis_of_a_small_net_grows_and_shrinks_exactly(name: str, variant: 
 
 
 @pytest.mark.parametrize(("name", "variant"), zoo.variants(*zoo.SMALL))
+def test_units_whose_outgoing_weights_are_zero_leave_unseen(name: str, variant: str) -> None:
+    """Whatever they compute, whatever their scale and bias are: nobody reads it."""
+    for number in range(len(rg.analyze(zoo.build(name), zoo.example(name)).axes)):
+        b = bench(name, variant, dtype=torch.float64)
+        axis = b.structure.axes[number]
+        reads = {place for place, role in ((e, e.role) for e in axis.entries) if role == "in"}
+        if not all(e.role in ("in", "out", "scale", "shift", "mean", "var") for e in axis.entries) or not reads:
+            continue
+        with torch.no_grad():
+            for entry in reads:
+                entry.tensor.index_fill_(entry.dim, (entry.unit_of == 1).nonzero().flatten(), 0.0)
+        start = outputs(b.model, b.x)
+        rg.prune_(axis, [1], optimizer=b.optimizer)
+        assert relative_change(start, outputs(b.model, b.x)) < 1e-12, axis.name
+
+
+@pytest.mark.parametrize(("name", "variant"), zoo.variants(*zoo.SMALL))
 def test_the_shapes_are_those_a_fresh_analysis_finds(name: str, variant: str) -> None:
     """After edits the live structure says what a new analysis of the edited model says."""
     b = bench(name, variant)

@@ -21,7 +21,7 @@ def edited(name: str, variant: str = "module") -> nn.Module:
     model, x = zoo.build(name, variant), zoo.example(name)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     structure = rg.analyze(model, x)
-    for axis in structure.axes:
+    for axis in structure.axes[:: max(1, len(structure.axes) // 6)]:
         rg.grow_(axis, 0.25, optimizer=optimizer, generator=torch.Generator().manual_seed(0))
     train_step(model, optimizer, x)
     for axis in (structure.axes[0], structure.axes[-1]):
@@ -29,7 +29,9 @@ def edited(name: str, variant: str = "module") -> nn.Module:
     return model
 
 
-ROUND_TRIPS = zoo.variants(*zoo.SMALL, "resnet18", "resnext50_32x4d", "mobilenet_v3_small")
+ROUND_TRIPS = [
+    *zoo.variants(*zoo.SMALL, "resnet18"), ("resnext50_32x4d", "module"), ("mobilenet_v3_small", "attribute")
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "variant"), ROUND_TRIPS)
@@ -123,14 +125,14 @@ def test_the_dtype_of_the_values_is_kept(dtype: torch.dtype, tmp_path: Path) -> 
     assert differing(tensors_of(model), tensors_of(loaded)) == []
 
 
-@pytest.mark.parametrize(("name", "variant"), ROUND_TRIPS)
+@pytest.mark.parametrize(("name", "variant"), [*zoo.variants(*zoo.SMALL), ("mobilenet_v3_small", "module")])
 def test_a_state_dict_alone_gives_a_fresh_model_its_sizes(name: str, variant: str) -> None:
     model = edited(name, variant)
     fresh = zoo.build(name, variant)
     rg.reshape_(fresh, model.state_dict())
     assert {k: v.shape for k, v in fresh.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
     fresh.load_state_dict(model.state_dict())
-    if variant == "attribute" or (variant == "module" and name in ("grouped", "resnext50_32x4d")):
+    if variant == "attribute" or (name, variant) == ("grouped", "module"):
         return  # how many groups there are is not in the shapes
     x = zoo.example(name)
     before, after = outputs(model, x), outputs(fresh, x)

@@ -25,7 +25,7 @@ from .axis import Axis, Count, Verdict
 from .declared import outdated_sizes
 from .example import Example, named_tensors
 from .maps import FRESH, PlaceMap, plan
-from .trace import module_stack, swapped
+from .trace import module_stack, swapped, to_meta
 
 #: Counts that may have to follow an axis together, in one trial.
 MAX_COUNTS = 2
@@ -56,16 +56,20 @@ class _Outcome:
 class _Numbers(TorchDispatchMode):
     """Records the Python numbers that pointwise calls and products are made with."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_meta: bool) -> None:
         super().__init__()
+        self.on_meta = on_meta
         self.found: list[tuple[Any, ...]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
         if torch.Tag.pointwise in func.tags or func._schema.name in _PRODUCTS:
-            numbers = [a for a in (*args, *(kwargs or {}).values()) if isinstance(a, (int, float))]
+            numbers = [a for a in (*args, *kwargs.values()) if isinstance(a, (int, float))]
             if numbers:
                 self.found.append((func._schema.name, *numbers))
-        return func(*args, **(kwargs or {}))
+        if self.on_meta:
+            args, kwargs = to_meta(args, kwargs, lambda tensor: tensor.to("meta"))
+        return func(*args, **kwargs)
 
 
 _PRODUCTS = {"aten::addmm", "aten::baddbmm"}
@@ -80,6 +84,8 @@ class _Trials:
         self.names = {module: name for name, module in model.named_modules()}
         self.known: dict[tuple[tuple[int, ...], ...], _Outcome] = {}
         self.before = self._outcome({})
+        if self.before.failure:
+            raise ValueError(f"the model doesn't run a second time on the example: {self.before.failure}")
 
     def settle(
         self, verdict: str, maps: Maps, complaint: Callable[[Maps], str], mend: Callable[[Axis, np.ndarray], bool]
@@ -150,7 +156,7 @@ class _Trials:
         self.model.train(self.training)
         with torch.no_grad(), swapped(self.model, stand_ins), _temporarily(counts):
             sizes = [(module, *new) for module in self.model.modules() for new in outdated_sizes(module)]
-            with _temporarily(sizes), module_stack(stack), _Numbers() as numbers:
+            with _temporarily(sizes), module_stack(stack), _Numbers(self.example.on_meta) as numbers:
                 try:
                     out = self.model(*self.example.args, **self.example.kwargs)
                 except Exception as error:

@@ -53,6 +53,19 @@ class Call:
         return _tensors([self.out])
 
 
+def to_meta(args: tuple, kwargs: dict, copy: Callable[[Tensor], Tensor]) -> tuple[tuple, dict]:
+    """A call's arguments on the meta device: what the model makes or keeps by itself is real, but only its shape
+    is needed."""
+
+    def convert(value: Any) -> Any:
+        return copy(value) if isinstance(value, Tensor) and not value.is_meta else value
+
+    kwargs = {k: torch.device("meta") if k == "device" and v is not None else v for k, v in kwargs.items()}
+    if all(t.is_meta for t in _tensors([*args, *kwargs.values()])):
+        return args, kwargs
+    return pytree.tree_map(convert, args), pytree.tree_map(convert, kwargs)
+
+
 def _tensors(values: Iterable[Any]) -> list[Tensor]:
     found = []
     for value in values:
@@ -135,7 +148,7 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         op, kwargs = func, kwargs or {}
         if self.on_meta:
-            args, kwargs = self._to_meta(args, kwargs)
+            args, kwargs = to_meta(args, kwargs, self._meta_copy)
         out = op(*args, **kwargs)
         call = Call(op, args, kwargs, out, self.modules[-1] if self.modules else None)
         for tensor in call.tensors:
@@ -150,21 +163,8 @@ class Trace(TorchDispatchMode):
             rule(self, call)
         return out
 
-    def _to_meta(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Tensors that the model keeps outside its parameters are real: only their shapes are needed."""
-
-        def convert(value: Any) -> Any:
-            if isinstance(value, Tensor) and value.device.type != "meta":
-                return self._meta_copy(value)
-            return value
-
-        kwargs = {k: torch.device("meta") if k == "device" and v is not None else v for k, v in kwargs.items()}
-        if not any(t.device.type != "meta" for t in _tensors([*args, *kwargs.values()])):
-            return args, kwargs
-        return pytree.tree_map(convert, args), pytree.tree_map(convert, kwargs)
-
     def _meta_copy(self, tensor: Tensor) -> Tensor:
-        copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        copy = tensor.to("meta")
         known = self._labelled.get(id(tensor))
         if known is not None:
             self.set(copy, known.fields, known.origin)
