@@ -51,7 +51,7 @@ def interleaved(
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(warmup + repeats):
-        order = list(contestants) if number % 2 == 0 else list(reversed(contestants))
+        order = list(contestants) if number % 2 == 0 else list(contestants)[::-1]
         for name in order:
             taken = contestants[name]()
             if number >= warmup:
@@ -91,7 +91,11 @@ def write(name: str, question: str, goal: str, rows: list[dict[str, Any]]) -> Pa
     }
     path.write_text(json.dumps(result, indent=2) + "\n")
     for row in rows:
-        print(", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()))
+        print(
+            ", ".join(
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+            )
+        )
     print(f"{goal}: {'met' if result['met'] else 'NOT met'}; written to {path}")
     return path
 

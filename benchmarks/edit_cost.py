@@ -40,7 +40,12 @@ def timed_and_undone(edit: Callable[[], rg.Edit]) -> float:
 
 
 def measure(
-    name: str, model: nn.Module, x: Tensor, optimizer_class: type[torch.optim.Optimizer], number: int, which: str
+    name: str,
+    model: nn.Module,
+    x: Tensor,
+    optimizer_class: Callable[..., torch.optim.Optimizer],
+    number: int,
+    which: str,
 ) -> list[dict[str, Any]]:
     optimizer = optimizer_class(model.parameters(), lr=1e-3)
     model(x).square().mean().backward()
@@ -68,7 +73,7 @@ def measure(
     return [
         {
             "model": name,
-            "optimizer": optimizer_class.__name__,
+            "optimizer": type(optimizer).__name__,
             "axes": len(axes),
             "edit": kind,
             "ratio_to_copy": times[kind]["median_ms"] / times["copy"]["median_ms"],

@@ -7,6 +7,7 @@ in a way that depends on their number or their order; the others use weights or 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -271,7 +272,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 NAMES = (*BODIES, *NETS)
 
 
-def build(name: str) -> nn.Module:
+def build(name: str) -> Any:
     """The awkward net of that name, in float64, with seeded values."""
     torch.manual_seed(0)
     net = NETS[name]() if name in NETS else Awkward(BODIES[name], WIDTHS.get(name, 8))

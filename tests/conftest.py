@@ -1,4 +1,4 @@
-"""What all tests share: one thread per worker, no leaked randomness, and the law models."""
+"""What all tests share: one thread per worker, and no leaked randomness."""
 
 from __future__ import annotations
 
@@ -20,9 +20,3 @@ def seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         yield
-
-
-@pytest.fixture
-def generator() -> torch.Generator:
-    """A seeded generator for methods that draw."""
-    return torch.Generator().manual_seed(7)

@@ -44,31 +44,30 @@ class Call:
     kwargs: dict[str, Any]
 
 
-def _convolve(holder: Holder, x: Tensor, *, groups: Callable[[Holder, Tensor], int], **options: Any) -> Tensor:
+def _convolve(holder: Any, x: Tensor, *, groups: Callable[[Holder, Tensor], int], **options: Any) -> Tensor:
     return F.conv2d(x, holder.weight, holder.bias, groups=groups(holder, x), **options)
 
 
-def _groups_from_shapes(holder: Holder, x: Tensor) -> int:
+def _groups_from_shapes(holder: Any, x: Tensor) -> int:
     return x.shape[1] // holder.weight.shape[1]
 
 
-def _groups_from_attribute(holder: Holder, x: Tensor) -> int:
+def _groups_from_attribute(holder: Any, x: Tensor) -> int:
     return holder.groups
 
 
-def _batch_norm(holder: Holder, x: Tensor, *, momentum: float, eps: float) -> Tensor:
+def _batch_norm(holder: Any, x: Tensor, **options: Any) -> Tensor:
     if holder.training:
         holder.num_batches_tracked.add_(1)
-    return F.batch_norm(
-        x, holder.running_mean, holder.running_var, holder.weight, holder.bias, holder.training, momentum, eps
-    )
+    statistics = holder.running_mean, holder.running_var
+    return F.batch_norm(x, *statistics, holder.weight, holder.bias, holder.training, **options)
 
 
-def _linear(holder: Holder, x: Tensor) -> Tensor:
+def _linear(holder: Any, x: Tensor) -> Tensor:
     return F.linear(x, holder.weight, holder.bias)
 
 
-def _dropout(holder: Holder, x: Tensor) -> Tensor:
+def _dropout(holder: Any, x: Tensor) -> Tensor:
     return F.dropout(x, holder.p, holder.training)
 
 
@@ -121,7 +120,8 @@ def _functional(layer: nn.Module, groups: str) -> Callable[..., Tensor]:
 
 
 def _refs(value: Any) -> Any:
-    return fx.node.map_arg(value, lambda node: Ref(node.name))
+    as_ref: Any = lambda node: Ref(node.name)  # noqa: E731
+    return fx.node.map_arg(value, as_ref)
 
 
 def _resolve(value: Any, results: dict[str, Any]) -> Any:
@@ -154,7 +154,7 @@ class FunctionalClone(nn.Module):
         self.train(model.training)
 
     def _hold(self, path: str, module: nn.Module, copies: dict[int, Tensor], keep_groups: bool) -> None:
-        holder = self
+        holder: Any = self
         for part in path.split(".") if path else ():
             if part not in holder._modules:
                 holder.add_module(part, Holder())
@@ -172,19 +172,20 @@ class FunctionalClone(nn.Module):
 
     def _record(self, node: fx.Node, model: nn.Module, groups: str) -> None:
         args, kwargs = _refs(node.args), dict(_refs(node.kwargs))
+        target: Any = node.target
         match node.op:
             case "placeholder":
                 return
             case "call_module":
-                layer = model.get_submodule(node.target)
-                call = Call(node.name, _functional(layer, groups), node.target, args, kwargs)
+                layer = model.get_submodule(target)
+                call = Call(node.name, _functional(layer, groups), target, args, kwargs)
             case "call_function":
-                call = Call(node.name, node.target, None, args, kwargs)
+                call = Call(node.name, target, None, args, kwargs)
             case "call_method":
-                call = Call(node.name, getattr(Tensor, node.target), None, args, kwargs)
+                call = Call(node.name, getattr(Tensor, target), None, args, kwargs)
             case "get_attr":
-                call = Call(node.name, operator.attrgetter(node.target), "", (), {})
-            case "output":
+                call = Call(node.name, operator.attrgetter(target), "", (), {})
+            case _:  # "output"
                 call = Call("output", lambda value: value, None, args, kwargs)
         self.calls.append(call)
 
@@ -381,8 +382,11 @@ def example(name: str, batch: int = 2, dtype: torch.dtype = torch.float32) -> Te
     return torch.randn(shape, generator=generator, dtype=dtype)
 
 
-def build(name: str, variant: str = "module", dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The model ``name`` in train mode, with seeded values, none of which is a convenient 0 or 1."""
+def build(name: str, variant: str = "module", dtype: torch.dtype = torch.float32) -> Any:
+    """The model ``name`` in train mode, with seeded values, none of which is a convenient 0 or 1.
+
+    A module; tests reach into it by attributes that only its own class declares, so its type is left open.
+    """
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         if name in SMALL:
@@ -409,6 +413,7 @@ def _roughen(model: nn.Module) -> None:
     """Give biases, scales and running statistics values whose misplacement shows."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
             nn.init.normal_(module.running_mean, std=0.2)

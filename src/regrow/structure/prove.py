@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations, islice
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,10 @@ from .example import Example, named_tensors
 from .maps import FRESH, PlaceMap, plan
 from .trace import module_stack, swapped, to_meta
 
-#: Counts that may have to follow an axis together, in one trial.
+#: Counts that may have to follow an axis together; sets of them tried for one axis, and in all.
 MAX_COUNTS = 2
+TRIALS_PER_AXIS = 12
+TRIALS = 96
 
 Maps = Mapping[Axis, np.ndarray]
 
@@ -83,6 +85,7 @@ class _Trials:
         self.tensors = named_tensors(model)
         self.names = {module: name for name, module in model.named_modules()}
         self.known: dict[tuple[tuple[int, ...], ...], _Outcome] = {}
+        self.trials_left = TRIALS
         self.before = self._outcome({})
         if self.before.failure:
             raise ValueError(f"the model doesn't run a second time on the example: {self.before.failure}")
@@ -117,20 +120,24 @@ class _Trials:
     def mend(self, axis: Axis, index_map: np.ndarray) -> bool:
         """Find the integers that must follow an axis; the smallest set with which the model runs is kept."""
         before, candidates = axis.counts, list(self._candidates(axis, self._outcome({axis: index_map})))
-        for number in range(1, MAX_COUNTS + 1):
-            for chosen in combinations(candidates, number):
-                axis.counts = (*before, *chosen)
-                if not self.failure({axis: index_map}):
-                    return True
+        sets = chain.from_iterable(combinations(candidates, number) for number in range(1, MAX_COUNTS + 1))
+        for chosen in islice(sets, min(TRIALS_PER_AXIS, self.trials_left)):
+            self.trials_left -= 1
+            axis.counts = (*before, *chosen)
+            if not self.failure({axis: index_map}):
+                return True
         axis.counts = before
         return False
 
     def _candidates(self, axis: Axis, outcome: _Outcome) -> Iterator[Count]:
-        """Integers on the modules that were running, or that own the axis's tensors, which equal one of its sizes."""
+        """Integers that equal one of the axis's sizes, on the modules that were running, that own the axis's tensors,
+        or that hold such an owner; the nearest first."""
         of_length = {len(place.unit_of): (place.unit_of, place.run) for place in reversed(axis.places)}
         of_length[axis.size] = (torch.arange(axis.size), 1)
         known = {count.key for count in axis.counts}
-        for module in dict.fromkeys([*outcome.modules[::-1], *(e.owner for e in axis.entries)]):
+        owners = [entry.owner for entry in axis.entries]
+        holders = [self.model.get_submodule(self.names[owner].rpartition(".")[0]) for owner in owners]
+        for module in dict.fromkeys([*outcome.modules[::-1], *owners, *holders]):
             for attribute, value in vars(module).items():
                 if type(value) is int and value in of_length:
                     count = Count(*of_length[value], self.names[module], module, attribute)

@@ -186,7 +186,7 @@ def _move(call: Call, moved: Tensor, fld: Field) -> list[Field | None]:
     shape = [1] * moved.ndim
     for dim, size in zip(fld.dims, fld.labels.shape, strict=True):
         shape[dim] = size
-    labels = torch.from_numpy(np.ascontiguousarray(fld.labels)).reshape(shape).expand(moved.shape)
+    labels = torch.tensor(fld.labels).reshape(shape).expand(moved.shape)
     if call.name in ("view", "_unsafe_view", "_reshape_alias"):
         result = labels.reshape(call.out.shape)
     else:
