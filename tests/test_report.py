@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_runs import START_FRACTION, STEPS, write_run
 
 from regrow.bench.history import read_run
 from regrow.bench.report import write_report
 from regrow.bench.series import MAX_POINTS, series
+from synthetic_runs import START_FRACTION, STEPS, write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed")
@@ -58,9 +58,7 @@ def test_table_gives_sizes_scores_and_worst_jumps_for_people(runs: Path) -> None
     before, after = events[0]["parameters"], events[-1]["parameters"]
     assert f"{before / 1e6:.4g}M → {after / 1e6:.4g}M" in text
     assert f"{100 * events[-1]['test_accuracy']:.2f} %" in text
-    worst = max(
-        edit["loss_train_mode"][1] - edit["loss_train_mode"][0] for edit in events if edit["event"] == "edit"
-    )
+    worst = max(edit["loss_train_mode"][1] - edit["loss_train_mode"][0] for edit in events if edit["event"] == "edit")
     assert f"+{worst:#.3g}" in text
 
 
@@ -156,8 +154,7 @@ def test_long_runs_are_thinned_without_losing_the_extremes(tmp_path: Path) -> No
     losses[12_345] = 9.0
     with (folder / "events.jsonl").open("a") as file:
         file.writelines(
-            json.dumps({"event": "batch", "step": step, "loss": loss}) + "\n"
-            for step, loss in enumerate(losses)
+            json.dumps({"event": "batch", "step": step, "loss": loss}) + "\n" for step, loss in enumerate(losses)
         )
     drawn = series(read_run(folder))["batches"]
     assert len(drawn["loss"]) <= MAX_POINTS
@@ -210,9 +207,7 @@ def open_report(browser: Any, report: Path, **options: Any) -> tuple[Any, list[s
 
 def column(page: Any, index: int) -> list[str]:
     """The cells of a column of the results, top to bottom."""
-    return page.eval_on_selector_all(
-        f".results tbody tr > :nth-child({index})", "cells => cells.map(c => c.innerText)"
-    )
+    return page.eval_on_selector_all(f".results tbody tr > :nth-child({index})", "cells => cells.map(c => c.innerText)")
 
 
 @needs_chromium

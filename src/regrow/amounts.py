@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import filter as filter_names
 from fnmatch import fnmatchcase
 
 import torch
@@ -59,8 +60,8 @@ class Limits:
         return -(-size // self.round_to) * self.round_to
 
 
-def axes_of(target: Target, limits: Limits, kinds: tuple[str, ...]) -> list[Axis]:
-    """The axes that a call is about; of a whole structure those of the given kinds.
+def axes_of(target: Target, limits: Limits, kinds: tuple[str, ...], verdict: str) -> list[Axis]:
+    """The axes that a call is about; of a whole structure those of the given kinds that have the verdict.
 
     Raises:
         TypeError: The target is no axis, structure or sequence of axes.
@@ -69,7 +70,7 @@ def axes_of(target: Target, limits: Limits, kinds: tuple[str, ...]) -> list[Axis
     if isinstance(target, Axis):
         found = [target]
     elif isinstance(target, Structure):
-        found = [axis for axis in target.axes if axis.kind in kinds]
+        found = [axis for axis in target.axes if axis.kind in kinds and getattr(axis, verdict)]
     elif isinstance(target, Sequence) and not isinstance(target, str) and all(isinstance(a, Axis) for a in target):
         found = list(dict.fromkeys(target))
     else:
@@ -78,6 +79,10 @@ def axes_of(target: Target, limits: Limits, kinds: tuple[str, ...]) -> list[Axis
         raise ValueError("these axes belong to different structures; edit one structure at a time.")
     if not found:
         raise NotPermissible("there is no axis to edit here; print(structure) says what is frozen and why.")
+    names = [axis.name for axis in found[0].structure.axes]
+    for pattern in limits.protect:
+        if isinstance(pattern, str) and not filter_names(names, pattern):
+            raise ValueError(f"protect={pattern!r} matches no axis; there are {', '.join(names)}.")
     if isinstance(target, Axis) or not any(isinstance(p, int) for p in limits.protect):
         return [axis for axis in found if not limits.spares(axis)]
     raise ValueError("protected units belong to a single axis; for several axes protect them by name.")

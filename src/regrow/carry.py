@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:
@@ -55,6 +56,29 @@ def followers(parameter: Tensor, optimizer: Optimizer | None) -> list[Follower]:
 def strangers(parameter: Tensor, optimizer: Optimizer | None) -> list[str]:
     """Names of the state that can't follow an edit of this parameter, and has to be reset."""
     return [key for key, value in _state_of(parameter, optimizer).items() if not _keeps(value, parameter)]
+
+
+def joint_state(parameter: Tensor, optimizer: Optimizer) -> list[str]:
+    """Names of the state kept with one parameter that stands for all parameters in a row, as LBFGS has it."""
+    total = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    state = _state_of(parameter, optimizer)
+    rows = [v for v in state.values() if isinstance(v, Tensor) and v.ndim == 1 and v.numel() == total]
+    return list(state) if rows and total != parameter.numel() else []
+
+
+def check_holds(optimizer: Optimizer, tensors: Iterable[Tensor]) -> None:
+    """An optimizer may hold some of the parameters that change shape, but not none.
+
+    Raises:
+        ValueError: It holds none of them.
+    """
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
+    if parameters and held.isdisjoint(parameters):
+        raise ValueError(
+            f"this {type(optimizer).__name__} holds none of the parameters that change shape; "
+            "pass the optimizer that trains them."
+        )
 
 
 def _state_of(parameter: Tensor, optimizer: Optimizer | None) -> dict[str, Any]:

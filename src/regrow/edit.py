@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from .carry import followers, strangers, warn_of_reset
+from .carry import check_holds, followers, joint_state, strangers, warn_of_reset
 from .errors import NotPermissible
 from .remap import DimMaps, fill_fresh, mapped, unmapped
 from .structure import Axis, Entry, Structure
@@ -83,9 +83,11 @@ class Edit:
         Straight after the edit this restores model, gradients and optimizer bit for bit.
 
         Raises:
-            NotPermissible: It has been undone already, or a later edit hasn't.
+            NotPermissible: It has been undone already, a later edit hasn't, or the model was changed elsewhere.
         """
         self._check_newest("undone")
+        for name, past in self._past.items():
+            _check_sizes(name, self.structure.tensor(name), {d: len(p.take) for d, p in past.maps.items()})
         with Transaction() as writes:
             for name, past in self._past.items():
                 tensor = self.structure.tensor(name)
@@ -160,7 +162,7 @@ def apply(
 
     Raises:
         NotPermissible: The model isn't the one that was analysed any more.
-        ValueError: A value has another shape than the new units.
+        ValueError: A value has another shape than the new units, or the optimizer is another model's.
     """
     _check_unchanged(maps)
     planned = plan(structure.axes, maps)
@@ -179,6 +181,8 @@ def apply(
             for entry in axis.with_role(role) if (index_map == FRESH).any() else ():
                 value = values.get(axis, {}).get(entry)
                 fill_fresh(edited[entry.name], axis, entry, by_tensor[entry.name], index_map, value)
+    if optimizer is not None:
+        check_holds(optimizer, tensors.values())
     edit = _describe(structure, maps, edited, optimizer, action, method)
     with Transaction() as writes:
         for name, tensor in tensors.items():
@@ -202,12 +206,16 @@ def apply(
 def _check_unchanged(maps: Mapping[Axis, np.ndarray]) -> None:
     for axis in maps:
         for entry in axis.entries:
-            here, known = entry.tensor.shape[entry.dim], len(entry.unit_of)
-            if here != known:
-                raise NotPermissible(
-                    f"{entry.name} has size {here} on dimension {entry.dim}, but {known} when it was analysed: "
-                    "the model was changed elsewhere; analyze it again."
-                )
+            _check_sizes(entry.name, entry.tensor, {entry.dim: len(entry.unit_of)})
+
+
+def _check_sizes(name: str, tensor: Tensor, sizes: Mapping[int, int]) -> None:
+    for dim, known in sizes.items():
+        if tensor.shape[dim] != known:
+            raise NotPermissible(
+                f"{name} has size {tensor.shape[dim]} on dimension {dim}, but the analysis knows {known}: "
+                "the model was changed elsewhere; analyze it again."
+            )
 
 
 def _describe(
@@ -258,11 +266,12 @@ def _plan_resets(
     resets: dict[str, list[str]] = {}
     if optimizer is None:
         return resets
-    for name, tensor in tensors.items():
-        keys = strangers(tensor, optimizer)
+    names = {tensor: name for name, tensor in tensors.items()}
+    for parameter in optimizer.state:
+        keys = strangers(parameter, optimizer) if parameter in names else joint_state(parameter, optimizer)
         if keys:
-            resets[name] = keys
-            writes.item(optimizer.state, tensor, {})
+            resets[names.get(parameter, "all parameters")] = keys
+            writes.item(optimizer.state, parameter, {})
     return resets
 
 

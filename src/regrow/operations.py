@@ -71,14 +71,14 @@ def grow_(
     )
     """
     method = Random() if method is None else method
-    _check(method, "fresh", "grow", optimizer, loss, batches)
+    _check(method, "fresh", "grow", optimizer, generator, loss, batches)
     limits = Limits(round_to, min_size, max_size, protect)  # type: ignore[arg-type]
-    gains = to_grow(axes_of(target, limits, GROWS), amount, limits)
+    gains = to_grow(axes_of(target, limits, GROWS, "growable"), amount, limits)
     if not gains:
         raise NothingToDo("nothing to grow: every axis is at its largest size or protected.")
     structure = next(iter(gains)).structure
     if generator is None:
-        generator = torch.Generator().manual_seed(torch.initial_seed() + len(structure.edits))
+        generator = torch.Generator().manual_seed((torch.initial_seed() + len(structure.edits)) % 2**63)
     maps = {axis: np.append(np.arange(axis.size), np.full(num, FRESH)) for axis, num in gains.items()}
     with torch.no_grad():
         values = {axis: _values(method, axis, num, generator) for axis, num in gains.items()}
@@ -118,11 +118,11 @@ def prune_(
     """
     limits = Limits(round_to, min_size, max_size, protect)  # type: ignore[arg-type]
     method = L1() if method is None else method
-    _check(method, "score", "prune", optimizer, loss, batches)
+    _check(method, "score", "prune", optimizer, generator, loss, batches)
     if isinstance(amount, (Sequence, Tensor)) and not isinstance(amount, str):
         removed, name = _named_units(target, amount, limits), ""
     else:
-        axes = axes_of(target, limits, PRUNES)
+        axes = axes_of(target, limits, PRUNES, "prunable")
         with torch.no_grad():
             scores = {axis: _scores(method, axis) for axis in axes}
         removed, name = to_prune(axes, amount, limits, scores), method.name
@@ -174,11 +174,13 @@ def _scores(method: Any, axis: Axis) -> Tensor:
     return scores
 
 
-def _check(method: Any, part: str, action: str, optimizer: Any, loss: Any, batches: Any) -> None:
+def _check(method: Any, part: str, action: str, optimizer: Any, generator: Any, loss: Any, batches: Any) -> None:
     if not callable(getattr(method, part, None)) or isinstance(method, type):
         raise TypeError(f"{method!r} can't {action}; a method with {part}() can: {', '.join(list_methods(part))}.")
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer is a torch.optim.Optimizer, not {type(optimizer).__name__}.")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator is a torch.Generator, not {generator!r}.")
     if loss is not None and not callable(loss):
         raise TypeError("loss is a callable without arguments that returns a scalar tensor.")
     if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:

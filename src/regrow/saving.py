@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -45,7 +44,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
     }
     # Each file is complete or absent under its name, whenever the process dies.
     for name, write in (
-        (MODEL_FILE, lambda path: path.write_bytes(serialize(tensors))),
+        (MODEL_FILE, lambda path: path.write_bytes(serialize(tensors, {"shape": json.dumps(shape)}))),
         (SHAPE_FILE, lambda path: path.write_text(json.dumps(shape, indent=1))),
     ):
         part = folder / f"{name}.part"
@@ -66,10 +65,16 @@ def load(folder: str | Path, fresh_model: M) -> M:
     folder = Path(folder)
     shape = _read_shape(folder / SHAPE_FILE)
     try:
-        tensors = load_file(folder / MODEL_FILE)
+        with safe_open(folder / MODEL_FILE, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+            inner = (file.metadata() or {}).get("shape")
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder / MODEL_FILE} can't be read: {error}") from error
-    if {name: list(t.shape) for name, t in tensors.items()} != shape["tensors"]:
+    held = {name: list(t.shape) for name, t in tensors.items()}
+    if held != shape["tensors"] and inner is not None:
+        # Whoever saved over an older model may have been killed between the two files.
+        shape = _checked_shape(inner, folder / MODEL_FILE)
+    if held != shape["tensors"]:
         raise ValueError(f"{folder / MODEL_FILE} doesn't hold the tensors that {SHAPE_FILE} lists.")
     with Transaction() as writes:
         _plan_reshape(writes, fresh_model, tensors, shape["sizes"])
@@ -111,8 +116,15 @@ def _integers(module: nn.Module) -> dict[str, int]:
 
 def _read_shape(path: Path) -> dict[str, Any]:
     try:
-        shape = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        return _checked_shape(path.read_text(), path)
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+
+
+def _checked_shape(text: str, path: Path) -> dict[str, Any]:
+    try:
+        shape = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
     if not isinstance(shape, dict) or shape.get("format") != FORMAT:
         raise ValueError(f"{path} isn't a shape of format {FORMAT}; it was written by another version or program.")

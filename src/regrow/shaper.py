@@ -63,7 +63,7 @@ class Shaper:
             raise TypeError(f"generator is a torch.Generator, not {generator!r}.")
         self.model, self.optimizer, self.plan = model, optimizer, plan
         self.structure: Structure = analyze(model, example)
-        self.generator = generator or torch.Generator().manual_seed(torch.initial_seed())
+        self.generator = generator or torch.Generator().manual_seed(torch.initial_seed() % 2**63)
         self.before_edit, self.after_edit = before_edit, after_edit
         self.steps = 0
         self._axes = {id(action): self._matching(action) for action, _ in plan.entries()}
@@ -71,10 +71,11 @@ class Shaper:
 
     def _matching(self, action: Action) -> list[Axis]:
         kinds = GROWS if isinstance(action, Grow) else PRUNES
-        found = [axis for axis in self.structure.select(action.where) if axis.kind in kinds]
+        able = "growable" if isinstance(action, Grow) else "prunable"
+        found = [a for a in self.structure.select(action.where) if a.kind in kinds and getattr(a, able)]
         if not found:
-            names = ", ".join(axis.name for axis in self.structure.axes if axis.kind in kinds) or "none"
-            raise ValueError(f"where={action.where!r} matches no {' or '.join(kinds)} axis; there are: {names}.")
+            names = ", ".join(a.name for a in self.structure.axes if a.kind in kinds and getattr(a, able)) or "none"
+            raise ValueError(f"where={action.where!r} matches no {able} {' or '.join(kinds)} axis; there are: {names}.")
         if isinstance(action.amount, Mapping):
             return list(named(action.amount, found))
         return found

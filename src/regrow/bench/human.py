@@ -1,6 +1,7 @@
 """Numbers as people read them: four significant digits, k and M, percent."""
 
 MISSING = "–"
+NEARLY_ZERO = 1e-7
 PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
@@ -40,13 +41,15 @@ def loss(value: float | None) -> str:
 
 
 def change(difference: float | None) -> str:
-    """A signed difference; exactly zero is plain 0.
+    """A signed difference; zero is plain 0, and what is far below a loss's digits is only nearly that.
 
-    >>> change(0.25), change(-0.125), change(0.0)
-    ('+0.250', '−0.125', '0')
+    >>> change(0.25), change(-0.125), change(0.0), change(3e-9)
+    ('+0.250', '−0.125', '0', '≈ 0')
     """
     if difference is None:
         return MISSING
+    if 0 < abs(difference) < NEARLY_ZERO:
+        return "≈ 0"
     return f"{difference:+#.3g}".replace("-", "−", 1) if difference else "0"
 
 

@@ -258,10 +258,7 @@ def _worst(runs: Sequence[Run]) -> Iterable[str]:
     if worst and all(size <= 0 for _, size, _, _ in worst):
         yield "No edit raised the loss."
     elif worst:
-        parts = [
-            f"{human.change(size)} in {mode} mode (“{label}”, step {step:,})"
-            for mode, size, step, label in worst
-        ]
+        parts = [f"{human.change(size)} in {mode} mode (“{label}”, step {step:,})" for mode, size, step, label in worst]
         yield f"At worst the loss jumped by {' and by '.join(parts)}."
 
 

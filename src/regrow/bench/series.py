@@ -55,9 +55,7 @@ def _metrics(history: History) -> list[Event]:
 def _abscissae(events: Sequence[Event], metrics: Sequence[Event]) -> dict[str, list[float]]:
     """Step and training FLOPs of events; FLOPs are interpolated between the points that state them."""
     known = {0: 0.0} | {
-        event["step"]: event["training_flops"]
-        for event in metrics
-        if number(event.get("training_flops")) is not None
+        event["step"]: event["training_flops"] for event in metrics if number(event.get("training_flops")) is not None
     }
     steps = [event["step"] for event in events]
     return {"step": steps, "work": np.interp(steps, list(known), list(known.values())).tolist()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..method import register
 from ..structure import Axis, Entry
@@ -50,14 +50,15 @@ class L1:
         """The mean magnitude of each unit's gates, shape ``(axis.size,)``."""
         scores = [entry.by_unit(_magnitude(entry), axis.size).float().cpu() for entry in _gates(axis)]
         score = torch.stack(scores).mean(0)
-        if axis.with_role("scale"):
+        if _gates(axis)[0].role == "scale":
             return score
         return score / score.mean().clamp(min=torch.finfo(score.dtype).tiny)
 
 
 def _gates(axis: Axis) -> tuple[Entry, ...]:
-    """The tensors that gate the axis's units: scales, else what consumes them, else what produces them."""
-    return axis.with_role("scale") or axis.with_role("in", "tied") or axis.with_role("out")
+    """The parameters that gate the axis's units: scales, else what consumes them, else what produces them."""
+    scales = tuple(e for e in axis.with_role("scale") if isinstance(e.tensor, nn.Parameter))
+    return scales or axis.with_role("in", "tied") or axis.with_role("out")
 
 
 def _gate(entry: Entry) -> Tensor:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 from torch.utils import _pytree as pytree
 
 from .assemble import Frozen, assemble, without_immovable
@@ -111,7 +112,7 @@ def analyze(
 
     Raises:
         TypeError: The model is no module, or there is no example.
-        ValueError: The model doesn't run on the example; the cause is chained.
+        ValueError: The model doesn't run on the example (the cause is chained), or the example is empty.
 
     >>> import torch, regrow as rg
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -124,7 +125,11 @@ def analyze(
         raise TypeError("analyze takes x or args, not both.")
     if x is None and args is None and not kwargs:
         raise TypeError("analyze needs an example: analyze(model, x) or analyze(model, args=(…), kwargs={…}).")
+    if any(isinstance(p, UninitializedTensorMixin) for p in [*model.parameters(), *model.buffers()]):
+        raise ValueError("the model has lazy layers without a shape yet; run it once before it is analysed.")
     positional = args if args is not None else x if isinstance(x, tuple) else () if x is None else (x,)
+    if any(leaf.numel() == 0 for leaf in pytree.tree_leaves((positional, kwargs)) if isinstance(leaf, Tensor)):
+        raise ValueError("the example is empty; give one with a batch of two.")
     with untouched(model):
         trace, example = _trace(model, positional, kwargs or {})
         axes, frozen = assemble(model, trace, solve(trace.relations))

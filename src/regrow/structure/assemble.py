@@ -103,8 +103,10 @@ def _axis(
             return None
         path, _, attribute = source.tensor.rpartition(".")
         owner = model.get_submodule(path)
-        role = roles.get(source.start, "free")
-        entries.append(Entry(torch.from_numpy(unit_of), run, source.tensor, owner, attribute, source.dim, role))
+        entry = Entry(torch.from_numpy(unit_of), run, source.tensor, owner, attribute, source.dim)
+        if entry.tensor.is_floating_point():
+            entry.role = roles.get(source.start, "free")
+        entries.append(entry)
     inside = np.flatnonzero(member_of >= 0)
     groups = [name for labels, name in trace.relations.groups if (member_of[solution.classes[labels]] >= 0).any()]
     inexact = next((solution.inexact[c] for c in inside.tolist() if c in solution.inexact), None)
@@ -115,13 +117,14 @@ def _axis(
 
 def _counts(model: nn.Module, trace: Trace, solution: Solution, member_of: np.ndarray) -> tuple[Count, ...]:
     names = {module: name for name, module in model.named_modules()}
-    found = {}
+    found: dict[tuple[str, int], Count] = {}
     for size in trace.relations.sizes:
         unit_of = member_of[solution.classes[size.labels]]
-        if size.module is not None and (unit_of >= 0).any() and vars(size.module).get(size.argument) == len(unit_of):
-            run = regular_run(unit_of, int(unit_of.max()) + 1) or 1
-            count = Count(torch.from_numpy(unit_of), run, names[size.module], size.module, size.argument)
-            found.setdefault(count.key, count)
+        run = regular_run(unit_of, int(unit_of.max()) + 1)
+        for module in (size.running, model.get_submodule(size.owner)):
+            if run and module is not None and vars(module).get(size.argument) == len(unit_of):
+                count = Count(torch.from_numpy(unit_of), run, names[module], module, size.argument)
+                found.setdefault(count.key, count)
     return tuple(found.values())
 
 

@@ -62,6 +62,7 @@ class _Numbers(TorchDispatchMode):
         super().__init__()
         self.on_meta = on_meta
         self.found: list[tuple[Any, ...]] = []
+        self._made: dict[int, Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -69,12 +70,19 @@ class _Numbers(TorchDispatchMode):
             numbers = [a for a in (*args, *kwargs.values()) if isinstance(a, (int, float))]
             if numbers:
                 self.found.append((func._schema.name, *numbers))
+        elif func._schema.name in _REDUCTIONS and id(args[0]) in self._made:
+            # A size that was made into a tensor and added up is a number as well.
+            self.found.append((func._schema.name, args[0].numel()))
         if self.on_meta:
             args, kwargs = to_meta(args, kwargs, lambda tensor: tensor.to("meta"))
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and not any(isinstance(a, Tensor) for a in args):
+            self._made[id(out)] = out
+        return out
 
 
 _PRODUCTS = {"aten::addmm", "aten::baddbmm"}
+_REDUCTIONS = {"aten::sum", "aten::prod", "aten::linalg_vector_norm"}
 
 
 class _Trials:

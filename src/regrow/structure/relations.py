@@ -50,9 +50,13 @@ class Source:
 
 @dataclass
 class PythonSize:
-    """An integer handed to a call that must follow an axis, as a convolution's ``groups``."""
+    """An integer handed to a call that must follow an axis, as a convolution's ``groups``.
 
-    module: nn.Module | None  # the innermost one whose forward was running
+    It may be an attribute of the innermost module that was running, or of the one that owns the call's weight.
+    """
+
+    running: nn.Module | None
+    owner: str
     argument: str
     labels: np.ndarray
 

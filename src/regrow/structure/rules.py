@@ -128,13 +128,14 @@ def _note_groups(trace: Trace, call: Call, data: Tensor, groups: int) -> None:
     channels = next((f.labels for f in trace.of(data).fields if f.dims == (1,)), None)
     if channels is None:
         return
+    owner = trace.owner_of(call["weight"])
     if len(channels) > groups:
         whole = Field((0, 1), channels.reshape(groups, -1))
         seen = trace.relations.restrict(whole, (0,))
         assert seen is not None
         channels = seen.labels
-        trace.relations.groups.append((channels, f"{trace.owner_of(call['weight'])}.groups"))
-    trace.relations.sizes.append(PythonSize(call.module, "groups", channels))
+        trace.relations.groups.append((channels, f"{owner}.groups"))
+    trace.relations.sizes.append(PythonSize(call.module, owner, "groups", channels))
 
 
 # -- normalisation ------------------------------------------------------------------------------------

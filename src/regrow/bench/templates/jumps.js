@@ -109,9 +109,11 @@ function worst(run, mode, xref) {
   const [before, after] = run.edits[mode][index] ?? [0, 0];
   if (after - before <= VISIBLE_RISE * before) return [];
   const y = one('input[name="scale"]:checked').value === "log" ? Math.log10(after) : after;
+  // In the right half there may be no room to the right of the point.
+  const left = index < run.edits[mode].length / 2;
   return [{
-    text: signed(after - before), x: index + SLOT, y, xref, yref: "y", showarrow: false, xanchor: "left", xshift: 6,
-    font: { color: token("--ink") },
+    text: signed(after - before), x: index + (left ? SLOT : -SLOT), y, xref, yref: "y", showarrow: false,
+    xanchor: left ? "left" : "right", xshift: left ? 6 : -6, font: { color: token("--ink") },
   }];
 }
 
