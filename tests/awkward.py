@@ -126,6 +126,11 @@ def multiplied(h: Tensor) -> Tensor:
     return h * h.prod(1, keepdim=True)
 
 
+def joined_and_cut(h: Tensor) -> Tensor:
+    """All labels are still there, in order, but the cut would move when units go."""
+    return torch.cat([h, torch.tanh(h)], 1)[:, :12]
+
+
 def largest(h: Tensor) -> Tensor:
     return h + (-h.abs()).amax(1, keepdim=True)
 
@@ -167,6 +172,7 @@ WIDTHS = {
     "doubled": 16,
     "outer": 64,
     "padded": 10,
+    "joined_and_cut": 12,
 }
 BODIES: dict[str, Body] = {
     body.__name__: body
@@ -174,7 +180,7 @@ BODIES: dict[str, Body] = {
         literal_slice, literal_part, literal_view, literal_heads, shaped_heads, shaped_features, flip, roll, permuted,
         every_other, chunked_gate, repeated, doubled, selected, outer, shuffled, sorted_features, accumulated, softmax,
         averaged, normalised, divided_by_width, shifted, multiplied, largest, constant, counted, padded, in_place_part,
-        detour, item,
+        detour, item, joined_and_cut,
     )
 }  # fmt: skip
 INEXACT = frozenset({"softmax", "averaged", "normalised", "divided_by_width", "multiplied", "largest"})

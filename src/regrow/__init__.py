@@ -4,7 +4,7 @@ An optimizer changes the values of a model's parameters; a :class:`Shaper` chang
 ``torch.nn.Module``, unmodified, in both directions, while it trains.
 """
 
-from . import measure
+from . import measure, testing
 from .edit import Edit
 from .errors import NotPermissible
 from .growing.random import Random
@@ -42,4 +42,5 @@ __all__ = [
     "register",
     "reshape_",
     "save",
+    "testing",
 ]

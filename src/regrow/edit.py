@@ -73,6 +73,10 @@ class Edit:
         """Indices that the removed units had: a list; for an edit of several axes a dict by axis name."""
         return self._by_axis(self._removed)
 
+    def units(self, which: str) -> dict[str, list[int]]:
+        """The "new" or the "removed" units by axis name, for one axis as for several."""
+        return dict(self._new if which == "new" else self._removed)
+
     def _by_axis(self, units: dict[str, list[int]]) -> Any:
         return dict(units) if len(units) > 1 else next(iter(units.values()))
 

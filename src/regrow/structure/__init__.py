@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from .assemble import Frozen, assemble, without_immovable
@@ -125,7 +125,7 @@ def analyze(
         raise TypeError("analyze takes x or args, not both.")
     if x is None and args is None and not kwargs:
         raise TypeError("analyze needs an example: analyze(model, x) or analyze(model, args=(…), kwargs={…}).")
-    if any(isinstance(p, UninitializedTensorMixin) for p in [*model.parameters(), *model.buffers()]):
+    if any(is_lazy(p) for p in [*model.parameters(), *model.buffers()]):
         raise ValueError("the model has lazy layers without a shape yet; run it once before it is analysed.")
     positional = args if args is not None else x if isinstance(x, tuple) else () if x is None else (x,)
     if any(leaf.numel() == 0 for leaf in pytree.tree_leaves((positional, kwargs)) if isinstance(leaf, Tensor)):

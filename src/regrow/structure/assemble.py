@@ -120,7 +120,7 @@ def _counts(model: nn.Module, trace: Trace, solution: Solution, member_of: np.nd
     found: dict[tuple[str, int], Count] = {}
     for size in trace.relations.sizes:
         unit_of = member_of[solution.classes[size.labels]]
-        run = regular_run(unit_of, int(unit_of.max()) + 1)
+        run = regular_run(unit_of, int(unit_of.max()) + 1) if (unit_of >= 0).any() else None
         for module in (size.running, model.get_submodule(size.owner)):
             if run and module is not None and vars(module).get(size.argument) == len(unit_of):
                 count = Count(torch.from_numpy(unit_of), run, names[module], module, size.argument)

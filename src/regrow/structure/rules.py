@@ -208,11 +208,19 @@ def _varying(labels: Tensor) -> Field | None:
 
 
 def _is_whole(before: Field, after: Field) -> bool:
-    """Labels may be repeated, and their dimensions merged with others; but none may be lost, and their order
-    and the number of their dimensions stay."""
-    values, first = np.unique(after.labels, return_index=True)
-    in_order = values[np.argsort(first)]
-    return len(after.dims) <= len(before.dims) and np.array_equal(in_order, before.labels.ravel())
+    """Dimensions may move, merge with others and be repeated as a whole; the labels along them stay as they are."""
+    if np.array_equal(before.labels, after.labels):
+        return True
+    labels = before.labels.ravel()
+    copies, rest = divmod(after.labels.size, len(labels))
+    if len(after.dims) > 1 or rest:
+        return False
+    for inner in range(1, copies + 1):
+        if copies % inner == 0:
+            tiles = after.labels.reshape(copies // inner, len(labels), inner)
+            if (tiles == labels[None, :, None]).all():
+                return True
+    return False
 
 
 def _disjoint(trace: Trace, call: Call, fields: Sequence[Field]) -> list[Field]:
