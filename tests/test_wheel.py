@@ -1,5 +1,6 @@
 """The package as others get it: the wheel, installed into a fresh environment."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -13,7 +14,10 @@ ROOT = Path(__file__).parent.parent
 
 def call(*command: object) -> str:
     """Standard output of a command that must succeed."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=300)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, timeout=300, env=environment
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,12 +95,20 @@ def _mirrors(value: Tensor, parameter: Tensor) -> bool:
     return value.ndim == parameter.ndim and all(n in (m, 1) for n, m in zip(value.shape, parameter.shape, strict=True))
 
 
-def warn_of_reset(optimizer: Optimizer, names: dict[str, list[str]]) -> None:
-    """One notice for all state that an edit resets."""
-    if names:
-        keys = ", ".join(sorted({key for found in names.values() for key in found}))
+def plan_resets(writes: Transaction, optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Plan to empty the state of these parameters, and what the optimizer remembers of all sizes together."""
+    for parameter in parameters:
+        writes.item(optimizer.state, parameter, {})
+    if getattr(optimizer, "_numel_cache", None) is not None:  # LBFGS counts its parameters once
+        writes.attribute(optimizer, "_numel_cache", None)
+
+
+def warn_of_reset(optimizer: Optimizer, reset: Collection[list[str]]) -> None:
+    """One notice for all state that an edit resets; ``reset`` has its names for each parameter."""
+    if reset:
+        keys = ", ".join(sorted({key for found in reset for key in found}))
         warnings.warn(
-            f"{type(optimizer).__name__} keeps state ({keys}) that doesn't have its parameter's shape; "
-            f"it was reset for {', '.join(names)}.",
+            f"{type(optimizer).__name__} keeps state ({keys}) that can't follow a change of shape; it starts afresh "
+            f"for {len(reset)} parameters.",
             stacklevel=4,
         )

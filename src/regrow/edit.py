@@ -16,12 +16,12 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from .carry import check_holds, followers, joint_state, strangers, warn_of_reset
+from .carry import check_holds, followers, joint_state, plan_resets, strangers, warn_of_reset
 from .errors import NotPermissible
 from .remap import DimMaps, fill_fresh, mapped, unmapped
 from .structure import Axis, Entry, Structure
 from .structure.declared import outdated_sizes
-from .structure.maps import FRESH, PlaceMap, plan
+from .structure.maps import FRESH, PlaceMap, plan, run_of
 from .structure.trace import untouched
 from .transaction import Transaction, Write
 
@@ -187,13 +187,15 @@ def apply(
                 fill_fresh(edited[entry.name], axis, entry, by_tensor[entry.name], index_map, value)
     if optimizer is not None:
         check_holds(optimizer, tensors.values())
+    resets = _resets(tensors, optimizer)
     edit = _describe(structure, maps, edited, optimizer, action, method)
     with Transaction() as writes:
         for name, tensor in tensors.items():
             edit._past[name] = _carry(writes, tensor, edited[name], by_tensor[name], optimizer)
         writes.run()
         kept = len(writes.done)
-        resets = _plan_resets(writes, tensors, optimizer)
+        if optimizer is not None:
+            plan_resets(writes, optimizer, resets)
         _plan_bookkeeping(writes, structure, planned, maps)
         writes.run()
         for owner in _owners(structure.model, by_tensor):
@@ -203,7 +205,7 @@ def apply(
         edit._bookkeeping = writes.done[kept:]
     structure.edits.append(edit._token)
     if optimizer is not None:
-        warn_of_reset(optimizer, resets)
+        warn_of_reset(optimizer, resets.values())
     return edit
 
 
@@ -264,19 +266,13 @@ def _carry(writes: Transaction, tensor: Tensor, data: Tensor, maps: DimMaps, opt
     return _Past(maps, left)
 
 
-def _plan_resets(
-    writes: Transaction, tensors: Mapping[str, Tensor], optimizer: Optimizer | None
-) -> dict[str, list[str]]:
-    resets: dict[str, list[str]] = {}
+def _resets(tensors: Mapping[str, Tensor], optimizer: Optimizer | None) -> dict[Tensor, list[str]]:
+    """Parameters whose optimizer state can't follow, with the names of what it holds."""
     if optimizer is None:
-        return resets
-    names = {tensor: name for name, tensor in tensors.items()}
-    for parameter in optimizer.state:
-        keys = strangers(parameter, optimizer) if parameter in names else joint_state(parameter, optimizer)
-        if keys:
-            resets[names.get(parameter, "all parameters")] = keys
-            writes.item(optimizer.state, parameter, {})
-    return resets
+        return {}
+    edited = set(tensors.values())
+    found = {p: strangers(p, optimizer) if p in edited else joint_state(p, optimizer) for p in optimizer.state}
+    return {parameter: keys for parameter, keys in found.items() if keys}
 
 
 def _plan_bookkeeping(
@@ -287,9 +283,9 @@ def _plan_bookkeeping(
 ) -> None:
     """Places and sizes of all axes, and the integers in Python that count units."""
     for place_map in planned.values():
-        for place, unit_of, run in zip(place_map.places, place_map.unit_of, place_map.runs, strict=True):
+        for place, unit_of in place_map.units_after().items():
             writes.attribute(place, "unit_of", torch.from_numpy(np.ascontiguousarray(unit_of)))
-            writes.attribute(place, "run", run)
+            writes.attribute(place, "run", run_of(unit_of, place.run))
     for axis, index_map in maps.items():
         writes.attribute(axis, "size", len(index_map))
         for count in axis.counts:

@@ -117,7 +117,7 @@ def _integers(module: nn.Module) -> dict[str, int]:
 def _read_shape(path: Path) -> dict[str, Any]:
     try:
         return _checked_shape(path.read_text(), path)
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
 
 

@@ -7,7 +7,6 @@ growing adds fresh ones, splitting repeats one, a permutation is none of these. 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,20 +16,36 @@ from .axis import Axis, Place
 FRESH = -1
 
 
-@dataclass(frozen=True)
 class PlaceMap:
     """What becomes of one place of length ``before``: new index ``i`` is copied from old index ``take[i]``.
 
-    Where ``fresh[i]`` holds, the copy is only a template, to be overwritten. ``unit_of`` and ``run`` are what
-    the place of each axis there (in the order of ``places``) has afterwards.
+    Where ``fresh[i]`` holds, the copy is only a template, to be overwritten. The maps of several axes are applied
+    one after the other; an index that is repeated for one axis keeps its units in the others.
     """
 
-    places: tuple[Place, ...]
-    before: int
-    take: np.ndarray
-    fresh: np.ndarray
-    unit_of: tuple[np.ndarray, ...]
-    runs: tuple[int, ...]
+    def __init__(self, places: tuple[Place, ...]) -> None:
+        self.places = places
+        self.before = len(places[0].unit_of)
+        self.take = np.arange(self.before)
+        self.fresh = np.zeros(self.before, bool)
+        self._steps: list[tuple[Place, np.ndarray, np.ndarray]] = []
+
+    def apply(self, place: Place, index_map: np.ndarray, size: int) -> None:
+        """Follow one axis's index map, on top of what has been applied."""
+        unit_of = place.unit_of.numpy()[self.take]
+        take, units = _rearrange(unit_of, run_of(unit_of, place.run), index_map, size)
+        self.take = self.take[take]
+        self.fresh = self.fresh[take] | np.isin(units, np.flatnonzero(index_map == FRESH))
+        self._steps.append((place, take, units))
+
+    def units_after(self) -> dict[Place, np.ndarray]:
+        """For the place of each axis here, the unit of each new index, or -1."""
+        found = {}
+        since = np.arange(len(self.take))
+        for place, take, units in reversed(self._steps):
+            found[place] = units[since]
+            since = take[since]
+        return {place: found[place] if place in found else place.unit_of.numpy()[self.take] for place in self.places}
 
     def kept(self) -> tuple[np.ndarray, np.ndarray]:
         """The inverse: distinct old indices, and where each is now."""
@@ -53,30 +68,16 @@ def plan(axes: Sequence[Axis], maps: Mapping[Axis, np.ndarray]) -> dict[tuple[st
             shared.setdefault(place.key, []).append(place)
     for axis, index_map in maps.items():
         for place in axis.places:
-            at = planned.get(place.key) or _unchanged(tuple(shared[place.key]))
-            planned[place.key] = _apply(at, at.places.index(place), index_map, axis.size)
+            if place.key not in planned:
+                planned[place.key] = PlaceMap(tuple(shared[place.key]))
+            planned[place.key].apply(place, index_map, axis.size)
     return planned
-
-
-def _unchanged(places: tuple[Place, ...]) -> PlaceMap:
-    length = len(places[0].unit_of)
-    unit_of = tuple(p.unit_of.numpy() for p in places)
-    return PlaceMap(places, length, np.arange(length), np.zeros(length, bool), unit_of, tuple(p.run for p in places))
-
-
-def _apply(at: PlaceMap, which: int, index_map: np.ndarray, size: int) -> PlaceMap:
-    """Follow one axis's index map at a place, on top of what has been planned there."""
-    take, units = _rearrange(at.unit_of[which], at.runs[which], index_map, size)
-    fresh = np.isin(units, np.flatnonzero(index_map == FRESH))
-    unit_of = tuple(units if i == which else u[take] for i, u in enumerate(at.unit_of))
-    runs = tuple(
-        run if i == which else _run_of(u, run) for i, (u, run) in enumerate(zip(unit_of, at.runs, strict=True))
-    )
-    return PlaceMap(at.places, at.before, at.take[take], at.fresh[take] | fresh, unit_of, runs)
 
 
 def _rearrange(unit_of: np.ndarray, run: int, index_map: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """New order of a place's indices (fresh units copy the last old one), and the new unit of each."""
+    if (np.diff(index_map) > 0).all() and (index_map != FRESH).all():
+        return _thinned(unit_of, index_map, size)
     inside = np.flatnonzero(unit_of >= 0)
     cycles = inside.reshape(-1, size, run)
     order = unit_of[cycles[:, :, 0]]
@@ -96,7 +97,15 @@ def _rearrange(unit_of: np.ndarray, run: int, index_map: np.ndarray, size: int) 
     return take[by_place], units[by_place]
 
 
-def _run_of(unit_of: np.ndarray, before: int) -> int:
+def _thinned(unit_of: np.ndarray, index_map: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The common case of :func:`_rearrange`: units only go."""
+    number = np.full(size + 1, -1)  # the last is for indices without a unit
+    number[index_map] = np.arange(len(index_map))
+    take = np.flatnonzero((unit_of < 0) | (number[unit_of] >= 0))
+    return take, number[unit_of[take]]
+
+
+def run_of(unit_of: np.ndarray, before: int) -> int:
     """How many neighbours of one unit stand together; with a single unit that can't be seen, and stays."""
     inside = unit_of[unit_of >= 0]
     changes = np.flatnonzero(np.diff(inside))
@@ -116,7 +125,7 @@ def fresh_origins(place: Place, index_map: np.ndarray, size: int) -> np.ndarray:
 
 def origins_in(planned: PlaceMap, place: Place, index_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The fresh indices of one axis in a planned place, and the numbers that :func:`fresh_origins` gave them."""
-    units = planned.unit_of[planned.places.index(place)]
+    units = planned.units_after()[place]
     where = np.flatnonzero(np.isin(units, np.flatnonzero(index_map == FRESH)))
     return where, units[where] * planned.before + planned.take[where]
 
@@ -124,7 +133,7 @@ def origins_in(planned: PlaceMap, place: Place, index_map: np.ndarray) -> tuple[
 def regular_run(unit_of: np.ndarray, size: int) -> int | None:
     """The run of a place of an axis just found; None if it isn't made of cycles of equal runs."""
     inside = np.flatnonzero(unit_of >= 0)
-    run = _run_of(unit_of, len(inside))
+    run = run_of(unit_of, len(inside))
     if len(inside) % (size * run):
         return None
     cycles = unit_of[inside].reshape(-1, size, run)
