@@ -53,17 +53,26 @@ def followers(parameter: Tensor, optimizer: Optimizer | None) -> list[Follower]:
     return found
 
 
-def strangers(parameter: Tensor, optimizer: Optimizer | None) -> list[str]:
-    """Names of the state that can't follow an edit of this parameter, and has to be reset."""
-    return [key for key, value in _state_of(parameter, optimizer).items() if not _keeps(value, parameter)]
+def resets(optimizer: Optimizer, edited: Collection[Tensor]) -> dict[Tensor, list[str]]:
+    """Parameters whose state can't follow when some are edited, with the names of what it holds.
 
-
-def joint_state(parameter: Tensor, optimizer: Optimizer) -> list[str]:
-    """Names of the state kept with one parameter that stands for all parameters in a row, as LBFGS has it."""
+    Beside those whose own state doesn't mirror them, these are the ones that keep a row of all parameters, as LBFGS
+    does with the first.
+    """
     total = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
-    state = _state_of(parameter, optimizer)
-    rows = [v for v in state.values() if isinstance(v, Tensor) and v.ndim == 1 and v.numel() == total]
-    return list(state) if rows and total != parameter.numel() else []
+    found = {}
+    for parameter, state in optimizer.state.items():
+        if parameter in edited:
+            keys = [key for key, value in state.items() if not _keeps(value, parameter)]
+        else:
+            keys = list(state) if total != parameter.numel() and _holds_row(state, total) else []
+        if keys:
+            found[parameter] = keys
+    return found
+
+
+def _holds_row(state: dict[str, Any], length: int) -> bool:
+    return any(isinstance(v, Tensor) and v.ndim == 1 and v.numel() == length for v in state.values())
 
 
 def check_holds(optimizer: Optimizer, tensors: Iterable[Tensor]) -> None:

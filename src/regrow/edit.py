@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from .carry import check_holds, followers, joint_state, plan_resets, strangers, warn_of_reset
+from .carry import check_holds, followers, plan_resets, resets, warn_of_reset
 from .errors import NotPermissible
 from .remap import DimMaps, fill_fresh, mapped, unmapped
 from .structure import Axis, Entry, Structure
@@ -187,7 +187,7 @@ def apply(
                 fill_fresh(edited[entry.name], axis, entry, by_tensor[entry.name], index_map, value)
     if optimizer is not None:
         check_holds(optimizer, tensors.values())
-    resets = _resets(tensors, optimizer)
+    unable = {} if optimizer is None else resets(optimizer, set(tensors.values()))
     edit = _describe(structure, maps, edited, optimizer, action, method)
     with Transaction() as writes:
         for name, tensor in tensors.items():
@@ -195,7 +195,7 @@ def apply(
         writes.run()
         kept = len(writes.done)
         if optimizer is not None:
-            plan_resets(writes, optimizer, resets)
+            plan_resets(writes, optimizer, unable)
         _plan_bookkeeping(writes, structure, planned, maps)
         writes.run()
         for owner in _owners(structure.model, by_tensor):
@@ -205,7 +205,7 @@ def apply(
         edit._bookkeeping = writes.done[kept:]
     structure.edits.append(edit._token)
     if optimizer is not None:
-        warn_of_reset(optimizer, resets.values())
+        warn_of_reset(optimizer, unable.values())
     return edit
 
 
@@ -264,15 +264,6 @@ def _carry(writes: Transaction, tensor: Tensor, data: Tensor, maps: DimMaps, opt
             follower.plan(writes, moved)
     writes.tensor(tensor, data, grad)
     return _Past(maps, left)
-
-
-def _resets(tensors: Mapping[str, Tensor], optimizer: Optimizer | None) -> dict[Tensor, list[str]]:
-    """Parameters whose optimizer state can't follow, with the names of what it holds."""
-    if optimizer is None:
-        return {}
-    edited = set(tensors.values())
-    found = {p: strangers(p, optimizer) if p in edited else joint_state(p, optimizer) for p in optimizer.state}
-    return {parameter: keys for parameter, keys in found.items() if keys}
 
 
 def _plan_bookkeeping(

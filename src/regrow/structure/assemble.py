@@ -94,10 +94,8 @@ def _axis(
     size: int,
 ) -> Axis | None:
     entries = []
-    for source in sources:
+    for source in _touched(sources, solution, member_of):
         unit_of = member_of[solution.classes[source.start : source.start + source.size]]
-        if (unit_of < 0).all():
-            continue
         run = regular_run(unit_of, size)
         if run is None:
             return None
@@ -113,6 +111,16 @@ def _axis(
     exact = YES if inexact is None else Verdict(False, inexact)
     counts = _counts(model, trace, solution, member_of)
     return Axis(groups[0] if groups else "", "head" if groups else "neuron", size, tuple(entries), counts, exact=exact)
+
+
+def _touched(sources: list[Source], solution: Solution, member_of: np.ndarray) -> list[Source]:
+    """The sources that have a unit of the axis, in their order."""
+    labels = np.flatnonzero(member_of[solution.classes] >= 0)
+    starts = np.array([source.start for source in sources])
+    by_start = np.argsort(starts)
+    last = np.searchsorted(starts[by_start], labels, side="right") - 1
+    found = [sources[i] for i in np.unique(by_start[np.unique(last[last >= 0])])]
+    return [s for s in found if (member_of[solution.classes[s.start : s.start + s.size]] >= 0).any()]
 
 
 def _counts(model: nn.Module, trace: Trace, solution: Solution, member_of: np.ndarray) -> tuple[Count, ...]:
