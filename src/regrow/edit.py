@@ -118,8 +118,13 @@ class Edit:
         after = self._outputs({}, args, kwargs)
         past = {n: unmapped(self.structure.tensor(n).detach(), p.maps, p.left.get("")) for n, p in self._past.items()}
         attributes = [write.reversed() for write in reversed(self._bookkeeping)]
-        with _temporarily(attributes):
-            before = self._outputs(past, args, kwargs)
+        with Transaction() as writes:
+            writes.planned += attributes
+            try:
+                writes.run()
+                before = self._outputs(past, args, kwargs)
+            finally:
+                writes.take_back()
         return max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True))
 
     def _outputs(self, tensors: dict[str, Tensor], args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
@@ -175,16 +180,7 @@ def apply(
         if dim >= 0:
             by_tensor.setdefault(name, {})[dim] = place
     tensors = {name: structure.tensor(name) for name in by_tensor}
-    templates = {e.name for axis in maps for e in axis.with_role("free")}
-    edited = {
-        name: mapped(tensor.detach(), by_tensor[name], fill=None if name in templates else 0.0)
-        for name, tensor in tensors.items()
-    }
-    for role in _FILL_ORDER:
-        for axis, index_map in maps.items():
-            for entry in axis.with_role(role) if (index_map == FRESH).any() else ():
-                value = values.get(axis, {}).get(entry)
-                fill_fresh(edited[entry.name], axis, entry, by_tensor[entry.name], index_map, value)
+    edited = _edited(tensors, by_tensor, maps, values)
     if optimizer is not None:
         check_holds(optimizer, tensors.values())
     unable = {} if optimizer is None else resets(optimizer, set(tensors.values()))
@@ -207,6 +203,26 @@ def apply(
     if optimizer is not None:
         warn_of_reset(optimizer, unable.values())
     return edit
+
+
+def _edited(
+    tensors: Mapping[str, Tensor],
+    by_tensor: Mapping[str, DimMaps],
+    maps: Mapping[Axis, np.ndarray],
+    values: Mapping[Axis, Mapping[Entry, Tensor]],
+) -> dict[str, Tensor]:
+    """The tensors as they will be, fresh units filled in."""
+    templates = {entry.name for axis in maps for entry in axis.with_role("free")}
+    edited = {
+        name: mapped(tensor.detach(), by_tensor[name], fill=None if name in templates else 0.0)
+        for name, tensor in tensors.items()
+    }
+    for role in _FILL_ORDER:
+        for axis, index_map in maps.items():
+            for entry in axis.with_role(role) if (index_map == FRESH).any() else ():
+                value = values.get(axis, {}).get(entry)
+                fill_fresh(edited[entry.name], axis, entry, by_tensor[entry.name], index_map, value)
+    return edited
 
 
 def _check_unchanged(maps: Mapping[Axis, np.ndarray]) -> None:
@@ -280,7 +296,8 @@ def _plan_bookkeeping(
     for axis, index_map in maps.items():
         writes.attribute(axis, "size", len(index_map))
         for count in axis.counts:
-            writes.attribute(count.owner, count.attribute, len(planned[count.key].take))
+            writes.run()  # two counts may lie in one tuple
+            writes.attribute(count.owner, count.attribute, count.attribute_with(len(planned[count.key].take)))
 
 
 def _owners(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
@@ -290,18 +307,3 @@ def _owners(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
         for name in names
     )
     return [model.get_submodule(path) for path in paths]
-
-
-class _temporarily:
-    """Writes that hold inside a with block."""
-
-    def __init__(self, writes: list[Write]) -> None:
-        self.writes = writes
-
-    def __enter__(self) -> None:
-        for write in self.writes:
-            write.set(write.new)
-
-    def __exit__(self, *_: object) -> None:
-        for write in reversed(self.writes):
-            write.set(write.old)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .structure.declared import outdated_sizes
+from .structure.integers import integer_name, integers, with_integer
 from .transaction import Transaction
 
 FORMAT = 1
@@ -40,7 +41,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
     shape = {
         "format": FORMAT,
         "tensors": {name: list(t.shape) for name, t in tensors.items()},
-        "sizes": {name: sizes for name, m in model.named_modules() if (sizes := _integers(m))},
+        "sizes": {name: sizes for name, m in model.named_modules() if (sizes := _sizes(m))},
     }
     # Each file is complete or absent under its name, whenever the process dies.
     for name, write in (
@@ -110,8 +111,8 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named if name in kept}
 
 
-def _integers(module: nn.Module) -> dict[str, int]:
-    return {k: v for k, v in vars(module).items() if type(v) is int and not k.startswith("_")}
+def _sizes(module: nn.Module) -> dict[str, int]:
+    return {integer_name(attribute, item): value for attribute, item, value in integers(module)}
 
 
 def _read_shape(path: Path) -> dict[str, Any]:
@@ -160,34 +161,52 @@ def _plan_reshape(
     tensors: Mapping[str, Tensor],
     sizes: Mapping[str, Mapping[str, int]],
 ) -> None:
-    """Check names and ranks, then make all writes that give the model these shapes and sizes."""
-    own = _tensors(model)
-    if own.keys() != tensors.keys():
-        odd = sorted(own.keys() ^ tensors.keys())
-        raise ValueError(f"these tensors belong to another model: {', '.join(odd[:4])} is in one of them only.")
-    modules = dict(model.named_modules())
-    for name, tensor in tensors.items():
-        if own[name].is_meta:
-            raise ValueError(f"{name} is on the meta device and can hold no values; build the model on a real one.")
-        if tensor.ndim != own[name].ndim:
-            raise ValueError(f"{name} has {own[name].ndim} dimensions in the model and {tensor.ndim} in the file.")
-    for name, attributes in sizes.items():
-        for key, value in attributes.items():
-            if name not in modules or type(vars(modules[name]).get(key)) is not int:
-                raise ValueError(f"the file sets the size {name}.{key}, which the model doesn't have.")
-            if vars(modules[name])[key] != value:
-                writes.attribute(modules[name], key, value)
+    """Check everything, then plan and make the writes that give the model these shapes and sizes."""
+    own, modules = _tensors(model), dict(model.named_modules())
+    _check_tensors(own, tensors)
+    changed = _changed_sizes(modules, sizes)
+    depthwise = [m for m in modules.values() if isinstance(m, _ConvNd) and _is_depthwise(m)]
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             writes.tensor(own[name], own[name].detach().new_zeros(tensor.shape), None)
-    depthwise = [m for m in modules.values() if isinstance(m, _ConvNd) and _is_depthwise(m)]
     writes.run()
-    for module in depthwise:
+    for module, attribute, item, value in changed:
+        writes.attribute(module, attribute, with_integer(module, attribute, item, value))
+        writes.run()  # the next may lie in the same tuple
+    for module in depthwise if not sizes else ():
         writes.attribute(module, "groups", module.weight.shape[0])
     writes.run()
     for module in modules.values():
         for attribute, size in outdated_sizes(module):
             writes.attribute(module, attribute, size)
+
+
+def _check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    if own.keys() != tensors.keys():
+        odd = sorted(own.keys() ^ tensors.keys())
+        raise ValueError(f"these tensors belong to another model: {', '.join(odd[:4])} is in one of them only.")
+    for name, tensor in tensors.items():
+        if own[name].is_meta:
+            raise ValueError(f"{name} is on the meta device and can hold no values; build the model on a real one.")
+        if tensor.ndim != own[name].ndim:
+            raise ValueError(f"{name} has {own[name].ndim} dimensions in the model and {tensor.ndim} in the file.")
+
+
+def _changed_sizes(
+    modules: Mapping[str, nn.Module], sizes: Mapping[str, Mapping[str, int]]
+) -> list[tuple[nn.Module, str, Any, int]]:
+    """The integers that differ from the model's: module, attribute, item, value."""
+    changed = []
+    for name, named in sizes.items():
+        kept = integers(modules[name]) if name in modules else ()
+        known = {integer_name(attribute, item): (attribute, item, value) for attribute, item, value in kept}
+        for key, value in named.items():
+            if key not in known:
+                raise ValueError(f"the file sets the size {name}.{key}, which the model doesn't have.")
+            attribute, item, present = known[key]
+            if present != value:
+                changed.append((modules[name], attribute, item, value))
+    return changed
 
 
 def _is_depthwise(module: _ConvNd) -> bool:

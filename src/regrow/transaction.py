@@ -33,9 +33,7 @@ class Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            while self.done:
-                write = self.done.pop()
-                write.set(write.old)
+            self.take_back()
 
     def attribute(self, target: Any, name: str, new: Any) -> None:
         """Plan to set an attribute."""
@@ -54,6 +52,12 @@ class Transaction:
             tensor.grad = values[1]
 
         self.planned.append(Write(write, (data, grad), (tensor.data, tensor.grad)))
+
+    def take_back(self) -> None:
+        """Take back the writes that were made, the last first."""
+        while self.done:
+            write = self.done.pop()
+            write.set(write.old)
 
     def run(self) -> None:
         """Make the planned writes."""

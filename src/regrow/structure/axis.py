@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from .integers import integer_name, with_integer
 
 if TYPE_CHECKING:
     from . import Structure
@@ -89,15 +91,23 @@ class Entry(Place):
 
 @dataclass(eq=False)
 class Count(Place):
-    """A Python integer on a module that counts what follows an axis, such as a convolution's ``groups``."""
+    """A Python integer on a module that counts what follows an axis, such as a convolution's ``groups``.
+
+    It is an attribute, or with ``item`` one item of a tuple, list or dict that is.
+    """
 
     name: str
     owner: nn.Module = field(repr=False)
     attribute: str = field(repr=False)
+    item: Any = None
 
     @property
     def key(self) -> tuple[str, int]:
-        return f"{self.name}.{self.attribute}", -1
+        return f"{self.name}.{integer_name(self.attribute, self.item)}", -1
+
+    def attribute_with(self, count: int) -> Any:
+        """What the attribute has to be for the count to be ``count``."""
+        return with_integer(self.owner, self.attribute, self.item, count)
 
 
 @dataclass(eq=False)

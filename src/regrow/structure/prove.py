@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .axis import Axis, Count, Verdict
 from .declared import outdated_sizes
 from .example import Example, named_tensors
+from .integers import integers
 from .maps import FRESH, PlaceMap, plan
 from .trace import module_stack, swapped, to_meta
 
@@ -146,9 +147,9 @@ class _Trials:
         owners = [entry.owner for entry in axis.entries]
         holders = [self.model.get_submodule(self.names[owner].rpartition(".")[0]) for owner in owners]
         for module in dict.fromkeys([*outcome.modules[::-1], *owners, *holders]):
-            for attribute, value in vars(module).items():
-                if type(value) is int and value in of_length:
-                    count = Count(*of_length[value], self.names[module], module, attribute)
+            for attribute, item, value in integers(module):
+                if value in of_length:
+                    count = Count(*of_length[value], self.names[module], module, attribute, item)
                     if count.key not in known:
                         yield count
 
@@ -160,18 +161,22 @@ class _Trials:
 
     def _run(self, planned: Mapping[tuple[str, int], PlaceMap]) -> _Outcome:
         by_tensor: dict[str, dict[int, PlaceMap]] = {}
-        counts: list[tuple[Any, str, Any]] = []
+        counts: list[tuple[Count, int]] = []
         for (name, dim), place in planned.items():
             if dim >= 0:
                 by_tensor.setdefault(name, {})[dim] = place
             else:
-                counts += [(p.owner, p.attribute, len(place.take)) for p in place.places if isinstance(p, Count)]
+                counts += [(count, len(place.take)) for count in place.places if isinstance(count, Count)]
         stand_ins = {t: self._stand_in(t, by_tensor.get(name, {})) for name, t in self.tensors.items()}
         stack: list[nn.Module] = []
         self.model.train(self.training)
-        with torch.no_grad(), swapped(self.model, stand_ins), _temporarily(counts):
-            sizes = [(module, *new) for module in self.model.modules() for new in outdated_sizes(module)]
-            with _temporarily(sizes), module_stack(stack), _Numbers(self.example.on_meta) as numbers:
+        with torch.no_grad(), swapped(self.model, stand_ins), _attributes_restored(self.model):
+            for count, number in counts:
+                setattr(count.owner, count.attribute, count.attribute_with(number))
+            for module in self.model.modules():
+                for attribute, size in list(outdated_sizes(module)):
+                    setattr(module, attribute, size)
+            with module_stack(stack), _Numbers(self.example.on_meta) as numbers:
                 try:
                     out = self.model(*self.example.args, **self.example.kwargs)
                 except Exception as error:
@@ -197,13 +202,12 @@ def _culprits(group: list[Axis], maps: Maps, complaint: Callable[[Maps], str]) -
 
 
 @contextlib.contextmanager
-def _temporarily(values: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Attributes that have other values inside."""
-    before = [(target, name, getattr(target, name)) for target, name, _ in values]
+def _attributes_restored(model: nn.Module) -> Iterator[None]:
+    """Whatever attributes modules are given inside, they are as before."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
     try:
-        for target, name, value in values:
-            setattr(target, name, value)
         yield
     finally:
-        for target, name, value in reversed(before):
-            setattr(target, name, value)
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)

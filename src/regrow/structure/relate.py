@@ -181,11 +181,13 @@ def _joined(relations: Relations, fields: Sequence[Field], dims: list[str], size
         places = [ord(c) for c in letters if sizes[ord(c)] > 1]
         here = [f for f in fields if set(f.dims) & set(places)]
         for fld in here:
-            if not set(fld.dims) <= set(places):
-                # Over several output dimensions: only letters that are dimensions by themselves can be.
-                where = tuple(next(d for d, ls in enumerate(dims) if chr(p) in ls) for p in fld.dims)
-                if dim == where[0]:
-                    results.append(Field(where, fld.labels))
+            if set(fld.dims) <= set(places):
+                continue
+            where = tuple(next(d for d, ls in enumerate(dims) if chr(p) in ls) for p in fld.dims)
+            if len(places) > 1 or any(len(dims[d]) > 1 for d in where):
+                relations.freeze([fld], "is laid out over several dimensions that a group joins")
+            elif dim == where[0]:
+                results.append(Field(where, fld.labels))
         inside = [f for f in here if set(f.dims) <= set(places)]
         if inside:
             results.append(Field((dim,), _over(relations, inside, places, sizes).ravel()))
