@@ -126,6 +126,11 @@ def multiplied(h: Tensor) -> Tensor:
     return h * h.prod(1, keepdim=True)
 
 
+def summed_ones(h: Tensor) -> Tensor:
+    """The width reaches the output as the value of a tensor."""
+    return h * torch.ones(h.shape[1], dtype=h.dtype).sum()
+
+
 def joined_and_cut(h: Tensor) -> Tensor:
     """All labels are still there, in order, but the cut would move when units go."""
     return torch.cat([h, torch.tanh(h)], 1)[:, :12]
@@ -180,10 +185,10 @@ BODIES: dict[str, Body] = {
         literal_slice, literal_part, literal_view, literal_heads, shaped_heads, shaped_features, flip, roll, permuted,
         every_other, chunked_gate, repeated, doubled, selected, outer, shuffled, sorted_features, accumulated, softmax,
         averaged, normalised, divided_by_width, shifted, multiplied, largest, constant, counted, padded, in_place_part,
-        detour, item, joined_and_cut,
+        detour, item, joined_and_cut, summed_ones,
     )
 }  # fmt: skip
-INEXACT = frozenset({"softmax", "averaged", "normalised", "divided_by_width", "multiplied", "largest"})
+INEXACT = frozenset({"softmax", "averaged", "normalised", "divided_by_width", "multiplied", "largest", "summed_ones"})
 
 
 class LowRank(nn.Module):

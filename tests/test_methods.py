@@ -351,3 +351,29 @@ def test_a_score_that_makes_no_sense_changes_nothing(score: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         rg.prune_(structure["conv1"], 2, method)
     assert differences(before, snapshot(modelled(structure))) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.long, torch.float32])
+def test_a_mask_in_a_buffer_follows_but_is_no_gate(dtype: torch.dtype) -> None:
+    """Only parameters can be driven to zero; the mask of a new unit is that of the last one."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 4)
+            self.register_buffer("mask", torch.ones(8, dtype=dtype))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.relu(self.first(x)) * self.mask)
+
+    model, x = Masked(), torch.randn(3, 6)
+    [axis] = rg.analyze(model, x).axes
+    before = model(x)
+    rg.L1(0.5).penalty(axis).backward()
+    torch.testing.assert_close(model.last.weight.grad, 0.5 * model.last.weight.detach().sign())
+    rg.grow_(axis, 3)
+    assert torch.equal(model.get_buffer("mask"), torch.ones(11, dtype=dtype))
+    torch.testing.assert_close(model(x), before)
+    rg.prune_(axis, 5)
+    assert model.get_buffer("mask").dtype == dtype
+    assert model.get_buffer("mask").shape == (6,)

@@ -35,7 +35,7 @@ class Labelled(NamedTuple):
     origin: str
 
 
-UNKNOWN = Labelled((), "data")
+UNKNOWN, UNIFORM = Labelled((), "data"), Labelled((), "uniform")
 
 
 @dataclass(frozen=True)

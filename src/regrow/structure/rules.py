@@ -74,13 +74,15 @@ def _check_written(trace: Trace, call: Call, tensor: Tensor, fields: Sequence[Fi
     if tensor._is_view():
         gained = [f for f in fields if not set(f.dims) <= before]
         trace.relations.freeze(gained, f"is written into a part of another tensor by {call.name}")
+    if any(trace.of(t).origin == "data" for t in call.tensors):
+        trace.written(tensor)
 
 
 @rules_for("empty zeros ones full scalar_tensor new_empty new_zeros new_ones new_full empty_strided")
 def factory(trace: Trace, call: Call) -> None:
     """One value everywhere: no labels, and no obstacle."""
     for out in call.outputs:
-        trace.set(out, (), "uniform")
+        trace.set_uniform(out)
 
 
 # -- contractions -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from torch.nn.modules import module as global_hooks
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .relations import UNKNOWN, Field, Labelled, Relations, Source
+from .relations import UNIFORM, UNKNOWN, Field, Labelled, Relations, Source
 
 
 class Call:
@@ -76,6 +76,11 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
     return found
 
 
+def storage_key(tensor: Tensor) -> int:
+    """Tells whose memory a tensor is: torch hands out factories' results as other objects than the calls return."""
+    return tensor.untyped_storage()._cdata
+
+
 class Trace(TorchDispatchMode):
     """The labels of every tensor alive, the relations found so far, and the module being run."""
 
@@ -93,15 +98,33 @@ class Trace(TorchDispatchMode):
         self.inputs: set[int] = set()
         self._labelled: dict[int, Labelled] = {}
         self._names: dict[int, str] = {}
+        self._uniform: set[int] = set()  # storages
         self._alive: list[Tensor] = []  # ids stay unique only while their tensors live
         self._calls = 0
 
     def of(self, tensor: Tensor) -> Labelled:
-        return self._labelled.get(id(tensor), UNKNOWN)
+        """What is known of a tensor."""
+        known = self._labelled.get(id(tensor))
+        if known is None and storage_key(tensor) in self._uniform:
+            return UNIFORM
+        return UNKNOWN if known is None else known
 
     def set(self, tensor: Tensor, fields: Iterable[Field], origin: str) -> None:
+        """Note the labels and the origin of a tensor."""
         self._labelled[id(tensor)] = Labelled(tuple(fields), origin)
         self._alive.append(tensor)
+
+    def set_uniform(self, tensor: Tensor) -> None:
+        """Note that a tensor has one value everywhere."""
+        self.set(tensor, (), "uniform")
+        self._uniform.add(storage_key(tensor))
+
+    def written(self, tensor: Tensor) -> None:
+        """Note that a tensor was written to: what shares its memory isn't uniform any more."""
+        self._uniform.discard(storage_key(tensor))
+        base = tensor._base
+        if base is not None:
+            self.set(base, self.of(base).fields, "data")
 
     def add_source(self, name: str, tensor: Tensor) -> None:
         """Label every dimension of a parameter or buffer that has more than one index."""
