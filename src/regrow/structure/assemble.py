@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from .axis import YES, Axis, Count, Entry, Verdict
+from .axis import Axis, Count, Entry, Verdict
 from .maps import regular_run
 from .relations import Source
 from .solve import Solution
@@ -28,18 +28,118 @@ class Frozen:
 
 def assemble(model: nn.Module, trace: Trace, solution: Solution) -> tuple[tuple[Axis, ...], tuple[Frozen, ...]]:
     """All axes in execution order, and what is frozen."""
-    used = [s for s in trace.sources if s.tensor in trace.order]
-    used.sort(key=lambda s: (trace.order[s.tensor], s.dim))
-    roles = _roles(trace)
-    axes = []
-    for classes, units in solution.families:
-        for member_of, size in _split_by_footprint(solution, used, classes, units):
-            axis = _axis(model, trace, solution, used, roles, member_of, size)
-            if axis is not None:
-                axes.append(axis)
-    axes.sort(key=lambda axis: trace.order[_first(axis).name])
+    assembly = _Assembly(model, trace, solution)
+    axes = sorted(assembly.axes(), key=lambda axis: trace.order[_first(axis).name])
     _name(axes)
-    return tuple(axes), _frozen(trace, solution)
+    return tuple(axes), tuple(assembly.frozen())
+
+
+class _Assembly:
+    """Reads the solution back onto the model's tensors."""
+
+    def __init__(self, model: nn.Module, trace: Trace, solution: Solution) -> None:
+        self.model, self.trace, self.solution = model, trace, solution
+        used = (source for source in trace.sources if source.tensor in trace.order)
+        self.sources = sorted(used, key=lambda source: (trace.order[source.tensor], source.dim))
+        self.roles = _roles(trace)
+        self.names = {module: name for name, module in model.named_modules()}
+
+    def axes(self) -> Iterator[Axis]:
+        """All axes, without names and in no order."""
+        for classes, units in self.solution.families:
+            for member_of, size in self._split_by_footprint(classes, units):
+                yield self._axis(member_of, size)
+
+    def frozen(self) -> Iterator[Frozen]:
+        """Indices that are in no axis, with the first reason given for each."""
+        for source in self.trace.sources:
+            if source.tensor not in self.trace.order:
+                yield Frozen(source.tensor, source.dim, source.size, "no traced call reads it")
+                continue
+            classes = self._classes(source).tolist()
+            reasons = [self.solution.frozen[c] for c in classes if c in self.solution.frozen]
+            for reason in dict.fromkeys(reasons):
+                yield Frozen(source.tensor, source.dim, reasons.count(reason), reason)
+
+    def _classes(self, source: Source) -> np.ndarray:
+        return self.solution.classes[source.start : source.start + source.size]
+
+    def _split_by_footprint(self, classes: np.ndarray, units: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+        """Units that have as many indices in the same dimensions of the same tensors belong together.
+
+        Yields for each axis the unit of every class (or -1), units numbered as they first appear, and their number.
+        """
+        unit_of = np.full(int(self.solution.classes.max()) + 1, -1)
+        unit_of[classes] = units
+        count = int(units.max()) + 1 if len(units) else 0
+        # A footprint is a multiset of sources: a random number for each source, added up, tells them apart.
+        weights = np.random.default_rng(0).integers(1, 2**62, size=len(self.sources), dtype=np.uint64)
+        prints = np.zeros(count, np.uint64)
+        first_seen = np.full(count, -1)
+        for number, source in enumerate(self.sources):
+            here = unit_of[self._classes(source)]
+            here = here[here >= 0]
+            prints += np.bincount(here, minlength=count).astype(np.uint64) * weights[number]
+            new, at = np.unique(here, return_index=True)
+            unseen = first_seen[new] < 0
+            first_seen[new[unseen]] = number * 10**9 + at[unseen]
+        for footprint in np.unique(prints[first_seen >= 0]):
+            members = np.flatnonzero((prints == footprint) & (first_seen >= 0))
+            members = members[np.argsort(first_seen[members])]
+            numbers = np.full(count + 1, -1)
+            numbers[members] = np.arange(len(members))
+            yield numbers[unit_of], len(members)
+
+    def _axis(self, member_of: np.ndarray, size: int) -> Axis:
+        entries = [self._entry(source, member_of, size) for source in self._touched(member_of)]
+        inside = np.flatnonzero(member_of >= 0).tolist()
+        groups = [name for labels, name in self.trace.relations.groups if (self._units(labels, member_of) >= 0).any()]
+        reason = next((self.solution.inexact[c] for c in inside if c in self.solution.inexact), "")
+        axis = Axis(groups[0] if groups else "", "head" if groups else "neuron", size, tuple(entries))
+        axis.counts = tuple(self._counts(member_of))
+        axis.exact = Verdict(not reason, reason)
+        irregular = next((place.key[0] for place in axis.places if not place.run), None)
+        if irregular is not None:
+            axis.prunable = axis.growable = Verdict(False, f"its units lie in {irregular} in no regular order")
+        return axis
+
+    def _units(self, labels: np.ndarray, member_of: np.ndarray) -> np.ndarray:
+        return member_of[self.solution.classes[labels]]
+
+    def _touched(self, member_of: np.ndarray) -> list[Source]:
+        """The sources that have a unit of the axis, in their order."""
+        labels = np.flatnonzero(member_of[self.solution.classes] >= 0)
+        starts = np.array([source.start for source in self.sources])
+        by_start = np.argsort(starts)
+        last = np.unique(np.searchsorted(starts[by_start], labels, side="right") - 1)
+        near = [self.sources[i] for i in np.sort(by_start[last[last >= 0]])]
+        # Labels without a source, of slabs, are near one as well.
+        return [source for source in near if (member_of[self._classes(source)] >= 0).any()]
+
+    def _entry(self, source: Source, member_of: np.ndarray, size: int) -> Entry:
+        unit_of = member_of[self._classes(source)]
+        path, _, attribute = source.tensor.rpartition(".")
+        owner = self.model.get_submodule(path)
+        run = regular_run(unit_of, size)
+        entry = Entry(torch.from_numpy(unit_of), run, source.tensor, owner, attribute, source.dim)
+        if entry.tensor.is_floating_point():
+            entry.role = self.roles.get(source.start, "free")
+        return entry
+
+    def _counts(self, member_of: np.ndarray) -> Iterator[Count]:
+        """Integers handed to calls, where the module that ran or owns the weight has them under the same name."""
+        seen = set()
+        for size in self.trace.relations.sizes:
+            unit_of = self._units(size.labels, member_of)
+            if not (unit_of >= 0).any():
+                continue
+            run = regular_run(unit_of, int(unit_of.max()) + 1)
+            for module in (size.running, self.model.get_submodule(size.owner)):
+                if module is not None and vars(module).get(size.argument) == len(unit_of):
+                    count = Count(torch.from_numpy(unit_of), run, self.names[module], module, size.argument)
+                    if count.key not in seen:
+                        seen.add(count.key)
+                        yield count
 
 
 def _roles(trace: Trace) -> dict[int, str]:
@@ -53,87 +153,6 @@ def _roles(trace: Trace) -> dict[int, str]:
             both = {known, role} == {"in", "out"}
             found[source.start] = "tied" if both else min(known, role, key=order.index)
     return found
-
-
-def _split_by_footprint(
-    solution: Solution, sources: list[Source], classes: np.ndarray, units: np.ndarray
-) -> Iterable[tuple[np.ndarray, int]]:
-    """Units that have the same number of indices in the same dimensions of the same tensors belong together.
-
-    Yields for each axis the unit of every class (or -1), units numbered as they first appear, and their number.
-    """
-    unit_of = np.full(int(solution.classes.max()) + 1, -1)
-    unit_of[classes] = units
-    count = int(units.max()) + 1 if len(units) else 0
-    # A footprint is a multiset of sources: a random number for each source, added up, tells them apart.
-    weights = np.random.default_rng(0).integers(1, 2**62, size=len(sources), dtype=np.uint64)
-    prints = np.zeros(count, np.uint64)
-    first_seen = np.full(count, -1)
-    for number, source in enumerate(sources):
-        here = unit_of[solution.classes[source.start : source.start + source.size]]
-        here = here[here >= 0]
-        prints += np.bincount(here, minlength=count).astype(np.uint64) * weights[number]
-        new, at = np.unique(here, return_index=True)
-        unseen = first_seen[new] < 0
-        first_seen[new[unseen]] = number * 10**9 + at[unseen]
-    for footprint in np.unique(prints[first_seen >= 0]):
-        members = np.flatnonzero((prints == footprint) & (first_seen >= 0))
-        members = members[np.argsort(first_seen[members])]
-        numbers = np.full(count + 1, -1)
-        numbers[members] = np.arange(len(members))
-        yield numbers[unit_of], len(members)
-
-
-def _axis(
-    model: nn.Module,
-    trace: Trace,
-    solution: Solution,
-    sources: list[Source],
-    roles: dict[int, str],
-    member_of: np.ndarray,
-    size: int,
-) -> Axis | None:
-    entries = []
-    for source in _touched(sources, solution, member_of):
-        unit_of = member_of[solution.classes[source.start : source.start + source.size]]
-        run = regular_run(unit_of, size)
-        if run is None:
-            return None
-        path, _, attribute = source.tensor.rpartition(".")
-        owner = model.get_submodule(path)
-        entry = Entry(torch.from_numpy(unit_of), run, source.tensor, owner, attribute, source.dim)
-        if entry.tensor.is_floating_point():
-            entry.role = roles.get(source.start, "free")
-        entries.append(entry)
-    inside = np.flatnonzero(member_of >= 0)
-    groups = [name for labels, name in trace.relations.groups if (member_of[solution.classes[labels]] >= 0).any()]
-    inexact = next((solution.inexact[c] for c in inside.tolist() if c in solution.inexact), None)
-    exact = YES if inexact is None else Verdict(False, inexact)
-    counts = _counts(model, trace, solution, member_of)
-    return Axis(groups[0] if groups else "", "head" if groups else "neuron", size, tuple(entries), counts, exact=exact)
-
-
-def _touched(sources: list[Source], solution: Solution, member_of: np.ndarray) -> list[Source]:
-    """The sources that have a unit of the axis, in their order."""
-    labels = np.flatnonzero(member_of[solution.classes] >= 0)
-    starts = np.array([source.start for source in sources])
-    by_start = np.argsort(starts)
-    last = np.searchsorted(starts[by_start], labels, side="right") - 1
-    found = [sources[i] for i in np.unique(by_start[np.unique(last[last >= 0])])]
-    return [s for s in found if (member_of[solution.classes[s.start : s.start + s.size]] >= 0).any()]
-
-
-def _counts(model: nn.Module, trace: Trace, solution: Solution, member_of: np.ndarray) -> tuple[Count, ...]:
-    names = {module: name for name, module in model.named_modules()}
-    found: dict[tuple[str, int], Count] = {}
-    for size in trace.relations.sizes:
-        unit_of = member_of[solution.classes[size.labels]]
-        run = regular_run(unit_of, int(unit_of.max()) + 1) if (unit_of >= 0).any() else None
-        for module in (size.running, model.get_submodule(size.owner)):
-            if run and module is not None and vars(module).get(size.argument) == len(unit_of):
-                count = Count(torch.from_numpy(unit_of), run, names[module], module, size.argument)
-                found.setdefault(count.key, count)
-    return tuple(found.values())
 
 
 def _first(axis: Axis) -> Entry:
@@ -164,19 +183,6 @@ def _by_tensor(axis: Axis) -> str:
 def _by_dimension(axis: Axis) -> str:
     first = _first(axis)
     return f"{first.name}[{first.dim}]"
-
-
-def _frozen(trace: Trace, solution: Solution) -> tuple[Frozen, ...]:
-    found = []
-    for source in trace.sources:
-        if source.tensor not in trace.order:
-            found.append(Frozen(source.tensor, source.dim, source.size, "no traced call reads it"))
-            continue
-        classes = solution.classes[source.start : source.start + source.size]
-        reasons = [solution.frozen[c] for c in classes.tolist() if c in solution.frozen]
-        for reason in dict.fromkeys(reasons):
-            found.append(Frozen(source.tensor, source.dim, reasons.count(reason), reason))
-    return tuple(found)
 
 
 def without_immovable(

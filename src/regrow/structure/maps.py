@@ -130,12 +130,12 @@ def origins_in(planned: PlaceMap, place: Place, index_map: np.ndarray) -> tuple[
     return where, units[where] * planned.before + planned.take[where]
 
 
-def regular_run(unit_of: np.ndarray, size: int) -> int | None:
-    """The run of a place of an axis just found; None if it isn't made of cycles of equal runs."""
+def regular_run(unit_of: np.ndarray, size: int) -> int:
+    """The run of a place of an axis just found; 0 if it isn't made of cycles of equal runs."""
     inside = np.flatnonzero(unit_of >= 0)
     run = run_of(unit_of, len(inside))
     if len(inside) % (size * run):
-        return None
+        return 0
     cycles = unit_of[inside].reshape(-1, size, run)
     whole = (cycles == cycles[:, :, :1]).all() and (np.sort(cycles[:, :, 0], axis=1) == np.arange(size)).all()
-    return run if whole else None
+    return run if whole else 0

@@ -38,8 +38,8 @@ Maps = Mapping[Axis, np.ndarray]
 
 def prove(model: nn.Module, axes: Sequence[Axis], example: Example) -> None:
     """Settle which axes can shrink and grow, which are exact, and which Python integers follow them."""
-    halves = {a: np.arange(a.size // 2, a.size) for a in axes if a.size > 1}
-    larger = {a: np.append(np.arange(a.size), FRESH) for a in axes}
+    halves = {a: np.arange(a.size // 2, a.size) for a in axes if a.size > 1 and a.prunable}
+    larger = {a: np.append(np.arange(a.size), FRESH) for a in axes if a.growable}
     for verdict, maps, training in (("prunable", halves, False), ("growable", larger, True)):
         trials = _Trials(model, axes, example, training)
         permitted = trials.settle(verdict, maps, trials.failure, trials.mend)
