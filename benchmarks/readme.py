@@ -47,7 +47,7 @@ def measured() -> str:
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())
         held = [row for row in result["rows"] if result["goal"].partition(":")[0] in (row["model"], result["goal"])]
-        worst = max(held, key=lambda row: row.get("part_of_goal", row["ratio"] if "ratio" in row else 0.0))
+        worst = max(held, key=lambda row: row.get("part_of_goal", row.get("ratio", 0.0)))
         rows.append(f"| {result['question']} | {result['goal']} | {figure(worst)} ({describe(worst)}) |")
     return "\n".join(rows)
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 
 from .carry import check_holds, followers, plan_resets, resets, warn_of_reset
 from .errors import NotPermissible
 from .remap import DimMaps, fill_fresh, mapped, unmapped
 from .structure import Axis, Entry, Structure
 from .structure.declared import outdated_sizes
+from .structure.example import tensors_in
 from .structure.maps import FRESH, PlaceMap, plan, run_of
 from .structure.trace import untouched
 from .transaction import Transaction, Write
@@ -132,7 +132,7 @@ class Edit:
         buffers = {name: b.clone() for name, b in model.named_buffers()}
         with untouched(model):
             out = functional_call(model, buffers | tensors, args, kwargs)
-        return [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+        return tensors_in(out)
 
     def _check_newest(self, what: str) -> None:
         edits = self.structure.edits

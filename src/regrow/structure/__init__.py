@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from .assemble import Frozen, assemble, without_immovable
 from .axis import Axis, Count, Entry, Verdict
-from .example import Example, named_tensors
+from .example import Example, named_tensors, tensors_in
 from .prove import prove
 from .rules import rule_of
 from .solve import solve
@@ -159,7 +159,6 @@ def _trace_on(model: nn.Module, example: Example) -> tuple[Trace, Example]:
     for training in (False, True):
         model.train(training)
         trace.count_flops = not training
-        for out in pytree.tree_leaves(run(trace, model, example.args, example.kwargs, tensors)):
-            if isinstance(out, Tensor):
-                trace.relations.freeze(trace.of(out).fields, "is the model's output")
+        for out in tensors_in(run(trace, model, example.args, example.kwargs, tensors)):
+            trace.relations.freeze(trace.of(out).fields, "is the model's output")
     return trace, example

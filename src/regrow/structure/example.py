@@ -46,6 +46,21 @@ class Example:
         return data.detach().requires_grad_(tensor.requires_grad)
 
 
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in what a model returned: in containers that torch knows, and in attributes of other objects."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        for leaf in pytree.tree_leaves(waiting.pop()):
+            if isinstance(leaf, Tensor):
+                found.append(leaf)
+            elif hasattr(leaf, "__dict__") and not isinstance(leaf, (type, nn.Module)) and id(leaf) not in seen:
+                seen.add(id(leaf))
+                waiting.append(list(vars(leaf).values()))
+    return found
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, shared ones once, under their first name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}

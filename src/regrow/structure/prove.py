@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .axis import Axis, Count, Verdict
 from .declared import outdated_sizes
-from .example import Example, named_tensors
+from .example import Example, named_tensors, tensors_in
 from .integers import integers
 from .maps import FRESH, PlaceMap, plan
 from .trace import module_stack, storage_key, swapped, to_meta
@@ -182,7 +181,7 @@ class _Trials:
                 except Exception as error:
                     lines = str(error).strip().splitlines() or [type(error).__name__]
                     return _Outcome(failure=f"the model's code fails then: {lines[0]}", modules=tuple(stack))
-        shapes = tuple(leaf.shape for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor))
+        shapes = tuple(tensor.shape for tensor in tensors_in(out))
         return _Outcome(shapes, tuple(numbers.found))
 
     def _stand_in(self, tensor: Tensor, maps: Mapping[int, PlaceMap]) -> Tensor:
