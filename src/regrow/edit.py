@@ -20,7 +20,7 @@ from .errors import NotPermissible
 from .remap import DimMaps, fill_fresh, mapped, unmapped
 from .structure import Axis, Entry, Structure
 from .structure.declared import outdated_sizes
-from .structure.example import tensors_in
+from .structure.example import named_tensors, tensors_in
 from .structure.maps import FRESH, PlaceMap, plan, run_of
 from .structure.trace import untouched
 from .transaction import Transaction, Write
@@ -217,11 +217,14 @@ def _edited(
         name: mapped(tensor.detach(), by_tensor[name], fill=None if name in templates else 0.0)
         for name, tensor in tensors.items()
     }
+    filled: set[str] = set()
     for role in _FILL_ORDER:
         for axis, index_map in maps.items():
             for entry in axis.with_role(role) if (index_map == FRESH).any() else ():
                 value = values.get(axis, {}).get(entry)
-                fill_fresh(edited[entry.name], axis, entry, by_tensor[entry.name], index_map, value)
+                if value is not None or entry.name in filled | templates:
+                    fill_fresh(edited[entry.name], axis, entry, by_tensor[entry.name], index_map, value)
+                    filled.add(entry.name)
     return edited
 
 
@@ -248,16 +251,17 @@ def _describe(
     action: str,
     method: str,
 ) -> Edit:
-    before = sum(p.numel() for p in structure.model.parameters())
-    parameters = {name for name, _ in structure.model.named_parameters()}
-    gained = sum(t.numel() - structure.tensor(n).numel() for n, t in edited.items() if n in parameters)
+    now = named_tensors(structure.model)
+    before = {name: tensor.numel() for name, tensor in now.items()}
+    after = before | {name: tensor.numel() for name, tensor in edited.items()}
+    parameters = [name for name, tensor in now.items() if isinstance(tensor, nn.Parameter)]
     return Edit(
         structure,
         action,
         method,
         {axis.name: (axis.size, len(index_map)) for axis, index_map in maps.items()},
-        (before, before + gained),
-        (structure.flops(), structure.flops({name: t.numel() for name, t in edited.items()})),
+        (sum(before[name] for name in parameters), sum(after[name] for name in parameters)),
+        (structure.flops(before), structure.flops(after)),
         {axis.name: np.flatnonzero(index_map == FRESH).tolist() for axis, index_map in maps.items()},
         {axis.name: np.setdiff1d(np.arange(axis.size), index_map).tolist() for axis, index_map in maps.items()},
         optimizer,

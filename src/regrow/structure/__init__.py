@@ -79,13 +79,12 @@ class Structure:
         """FLOPs (2 × multiply-adds) of one forward pass on the analysed example.
 
         Args:
-            sizes: Numbers of elements by tensor name, in place of the present ones.
+            sizes: Numbers of elements of all tensors by name, in place of the present ones.
         """
-        total = self._flops.get(None, 0.0)
-        for name, share in self._flops.items():
-            if name is not None:
-                total += share * (sizes or {}).get(name, self.tensor(name).numel())
-        return total
+        if sizes is None:
+            sizes = {name: tensor.numel() for name, tensor in named_tensors(self.model).items()}
+        booked = {name: share for name, share in self._flops.items() if name is not None}
+        return self._flops.get(None, 0.0) + sum(share * sizes[name] for name, share in booked.items())
 
     def tensor(self, name: str) -> Tensor:
         """The parameter or buffer of that name, as it is now."""

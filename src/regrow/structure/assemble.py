@@ -41,6 +41,9 @@ class _Assembly:
         self.model, self.trace, self.solution = model, trace, solution
         used = (source for source in trace.sources if source.tensor in trace.order)
         self.sources = sorted(used, key=lambda source: (trace.order[source.tensor], source.dim))
+        starts = np.array([source.start for source in self.sources])
+        self.by_start = np.argsort(starts)
+        self.starts = starts[self.by_start]
         self.roles = _roles(trace)
         self.names = {module: name for name, module in model.named_modules()}
 
@@ -109,10 +112,8 @@ class _Assembly:
     def _touched(self, member_of: np.ndarray) -> list[Source]:
         """The sources that have a unit of the axis, in their order."""
         labels = np.flatnonzero(member_of[self.solution.classes] >= 0)
-        starts = np.array([source.start for source in self.sources])
-        by_start = np.argsort(starts)
-        last = np.unique(np.searchsorted(starts[by_start], labels, side="right") - 1)
-        near = [self.sources[i] for i in np.sort(by_start[last[last >= 0]])]
+        last = np.unique(np.searchsorted(self.starts, labels, side="right") - 1)
+        near = [self.sources[i] for i in np.sort(self.by_start[last[last >= 0]])]
         # Labels without a source, of slabs, are near one as well.
         return [source for source in near if (member_of[self._classes(source)] >= 0).any()]
 

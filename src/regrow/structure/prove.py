@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from . import meta
 from .axis import Axis, Count, Verdict
 from .declared import outdated_sizes
 from .example import Example, named_tensors, tensors_in
 from .integers import integers
 from .maps import FRESH, PlaceMap, plan
-from .trace import module_stack, storage_key, swapped, to_meta
+from .trace import module_stack, swapped
 
 #: Counts that may have to follow an axis together; sets of them tried for one axis, and in all.
 MAX_COUNTS = 2
@@ -70,14 +71,14 @@ class _Numbers(TorchDispatchMode):
             numbers = [a for a in (*args, *kwargs.values()) if isinstance(a, (int, float))]
             if numbers:
                 self.found.append((func._schema.name, *numbers))
-        elif func._schema.name in _REDUCTIONS and storage_key(args[0]) in self._made:
+        elif func._schema.name in _REDUCTIONS and meta.storage_key(args[0]) in self._made:
             # A size that was made into a tensor and added up is a number as well.
             self.found.append((func._schema.name, args[0].numel()))
         if self.on_meta:
-            args, kwargs = to_meta(args, kwargs, lambda tensor: tensor.to("meta"))
-        out = func(*args, **kwargs)
+            args, kwargs = meta.to_meta(args, kwargs, lambda tensor: tensor.to("meta"))
+        out = meta.call(func, args, kwargs)
         if isinstance(out, Tensor) and not any(isinstance(a, Tensor) for a in args):
-            self._made[storage_key(out)] = out
+            self._made[meta.storage_key(out)] = out
         return out
 
 

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from . import meta
+from .meta import tensors_among
 from .relations import UNIFORM, UNKNOWN, Field, Labelled, Relations, Source
 
 
@@ -46,39 +47,11 @@ class Call:
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors among the arguments, in order."""
-        return _tensors(self.arguments.values())
+        return tensors_among(self.arguments.values())
 
     @property
     def outputs(self) -> list[Tensor]:
-        return _tensors([self.out])
-
-
-def to_meta(args: tuple, kwargs: dict, copy: Callable[[Tensor], Tensor]) -> tuple[tuple, dict]:
-    """A call's arguments on the meta device: what the model makes or keeps by itself is real, but only its shape
-    is needed."""
-
-    def convert(value: Any) -> Any:
-        return copy(value) if isinstance(value, Tensor) and not value.is_meta else value
-
-    kwargs = {k: torch.device("meta") if k == "device" and v is not None else v for k, v in kwargs.items()}
-    if all(t.is_meta for t in _tensors([*args, *kwargs.values()])):
-        return args, kwargs
-    return pytree.tree_map(convert, args), pytree.tree_map(convert, kwargs)
-
-
-def _tensors(values: Iterable[Any]) -> list[Tensor]:
-    found = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found.extend(v for v in value if isinstance(v, Tensor))
-    return found
-
-
-def storage_key(tensor: Tensor) -> int:
-    """Tells whose memory a tensor is: torch hands out factories' results as other objects than the calls return."""
-    return tensor.untyped_storage()._cdata
+        return tensors_among([self.out])
 
 
 class Trace(TorchDispatchMode):
@@ -105,7 +78,7 @@ class Trace(TorchDispatchMode):
     def of(self, tensor: Tensor) -> Labelled:
         """What is known of a tensor."""
         known = self._labelled.get(id(tensor))
-        if known is None and storage_key(tensor) in self._uniform:
+        if known is None and meta.storage_key(tensor) in self._uniform:
             return UNIFORM
         return UNKNOWN if known is None else known
 
@@ -117,11 +90,11 @@ class Trace(TorchDispatchMode):
     def set_uniform(self, tensor: Tensor) -> None:
         """Note that a tensor has one value everywhere."""
         self.set(tensor, (), "uniform")
-        self._uniform.add(storage_key(tensor))
+        self._uniform.add(meta.storage_key(tensor))
 
     def written(self, tensor: Tensor) -> None:
         """Note that a tensor was written to: what shares its memory isn't uniform any more."""
-        self._uniform.discard(storage_key(tensor))
+        self._uniform.discard(meta.storage_key(tensor))
         base = tensor._base
         if base is not None:
             self.set(base, self.of(base).fields, "data")
@@ -171,8 +144,8 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         op, kwargs = func, kwargs or {}
         if self.on_meta:
-            args, kwargs = to_meta(args, kwargs, self._meta_copy)
-        out = op(*args, **kwargs)
+            args, kwargs = meta.to_meta(args, kwargs, self._meta_copy)
+        out = meta.call(op, args, kwargs)
         call = Call(op, args, kwargs, out, self.modules[-1] if self.modules else None)
         for tensor in call.tensors:
             name = self._names.get(id(tensor))
