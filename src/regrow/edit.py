@@ -271,7 +271,7 @@ def _describe(
 
 def _carry(writes: Transaction, tensor: Tensor, data: Tensor, maps: DimMaps, optimizer: Optimizer | None) -> _Past:
     """Plan the writes of one tensor and its followers; returns what undoing them takes."""
-    loses = any(len(place.kept()[0]) < place.before for place in maps.values())
+    loses = any(len(place.kept[0]) < place.before for place in maps.values())
     left = {"": tensor.detach()} if loses else {}
     grad = tensor.grad
     for follower in followers(tensor, optimizer):
@@ -294,7 +294,7 @@ def _plan_bookkeeping(
 ) -> None:
     """Places and sizes of all axes, and the integers in Python that count units."""
     for place_map in planned.values():
-        for place, unit_of in place_map.units_after().items():
+        for place, unit_of in place_map.units_after.items():
             writes.attribute(place, "unit_of", torch.from_numpy(np.ascontiguousarray(unit_of)))
             writes.attribute(place, "run", run_of(unit_of, place.run))
     for axis, index_map in maps.items():

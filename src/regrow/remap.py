@@ -28,7 +28,7 @@ def mapped(tensor: Tensor, maps: DimMaps, fill: float | None) -> Tensor:
     size 1 instead of its parameter's stays as it is.
     """
     followed = {dim: place for dim, place in maps.items() if tensor.shape[dim] == place.before}
-    stretches = [_stretches(place) for place in followed.values()]
+    stretches = [place.stretches for place in followed.values()]
     shape = list(tensor.shape)
     for dim, place in followed.items():
         shape[dim] = len(place.take)
@@ -59,19 +59,12 @@ def _gathered(tensor: Tensor, followed: DimMaps, result: Tensor, fill: float | N
     return result
 
 
-def _stretches(place: PlaceMap) -> list[slice]:
-    """Stretches of new indices that copy neighbouring old ones, and stretches of fresh ones."""
-    breaks = (place.fresh[1:] != place.fresh[:-1]) | (~place.fresh[1:] & (np.diff(place.take) != 1))
-    edges = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(place.take)]
-    return [slice(a, b) for a, b in itertools.pairwise(edges)]
-
-
 def unmapped(tensor: Tensor, maps: DimMaps, left: Tensor | None) -> Tensor:
     """The inverse of :func:`mapped`: what was kept has its present values, the rest those in ``left``, or zero."""
     followed = {dim: place for dim, place in maps.items() if tensor.shape[dim] == len(place.take)}
     old_indices, shape, kept = [], list(tensor.shape), tensor
     for dim, place in followed.items():
-        old, now = place.kept()
+        old, now = place.kept
         kept = _select(kept, dim, now)
         old_indices.append(old)
         shape[dim] = place.before

@@ -7,6 +7,8 @@ growing adds fresh ones, splitting repeats one, a permutation is none of these. 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,7 +22,8 @@ class PlaceMap:
     """What becomes of one place of length ``before``: new index ``i`` is copied from old index ``take[i]``.
 
     Where ``fresh[i]`` holds, the copy is only a template, to be overwritten. The maps of several axes are applied
-    one after the other; an index that is repeated for one axis keeps its units in the others.
+    one after the other; an index that is repeated for one axis keeps its units in the others. The cached properties
+    are for when all have been.
     """
 
     def __init__(self, places: tuple[Place, ...]) -> None:
@@ -38,6 +41,7 @@ class PlaceMap:
         self.fresh = self.fresh[take] | np.isin(units, np.flatnonzero(index_map == FRESH))
         self._steps.append((place, take, units))
 
+    @cached_property
     def units_after(self) -> dict[Place, np.ndarray]:
         """For the place of each axis here, the unit of each new index, or -1."""
         found = {}
@@ -47,6 +51,14 @@ class PlaceMap:
             since = take[since]
         return {place: found[place] if place in found else place.unit_of.numpy()[self.take] for place in self.places}
 
+    @cached_property
+    def stretches(self) -> list[slice]:
+        """Stretches of new indices that copy neighbouring old ones, and stretches of fresh ones."""
+        breaks = (self.fresh[1:] != self.fresh[:-1]) | (~self.fresh[1:] & (np.diff(self.take) != 1))
+        edges = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(self.take)]
+        return [slice(a, b) for a, b in pairwise(edges)]
+
+    @cached_property
     def kept(self) -> tuple[np.ndarray, np.ndarray]:
         """The inverse: distinct old indices, and where each is now."""
         new = np.flatnonzero(~self.fresh)
@@ -125,7 +137,7 @@ def fresh_origins(place: Place, index_map: np.ndarray, size: int) -> np.ndarray:
 
 def origins_in(planned: PlaceMap, place: Place, index_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The fresh indices of one axis in a planned place, and the numbers that :func:`fresh_origins` gave them."""
-    units = planned.units_after()[place]
+    units = planned.units_after[place]
     where = np.flatnonzero(np.isin(units, np.flatnonzero(index_map == FRESH)))
     return where, units[where] * planned.before + planned.take[where]
 
