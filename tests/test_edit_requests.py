@@ -353,3 +353,13 @@ def test_sequences_of_axes() -> None:
     assert set(edit.new) == {axis.name for axis in chosen}
     edit = rg.prune_(chosen, 0.1, optimizer=b.optimizer)
     assert sum(map(len, edit.removed.values())) == round(0.1 * sum(before for before, _ in edit.sizes.values()))
+
+
+@pytest.mark.parametrize("amount", [2, 0.3])
+@pytest.mark.parametrize("edit", [rg.grow_, rg.prune_])
+def test_where_all_is_protected_there_is_nothing_to_do(edit: Callable[..., rg.Edit], amount: float) -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    structure = rg.analyze(model, torch.randn(2, 3))
+    with pytest.raises(rg.NotPermissible, match="nothing to"):
+        edit(structure, amount, protect="*")
+    assert model[0].weight.shape == (8, 3)

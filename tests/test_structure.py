@@ -335,3 +335,22 @@ def test_an_unknown_operator_freezes_what_it_touches_and_is_named() -> None:
     reasons = {(f.name, f.dim): f.reason for f in structure.frozen}
     assert "mystery" in reasons["first.weight", 0]
     assert "mystery" in str(structure)
+
+
+def test_what_a_model_keeps_of_its_forward_does_not_outlive_the_analysis() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 2)
+            self.calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            self.hidden = torch.relu(self.first(x))
+            return self.last(self.hidden)
+
+    model = Keeps()
+    rg.analyze(model, torch.randn(2, 3))
+    rg.measure.flops(model, torch.randn(2, 3))
+    assert model.calls == 0
+    assert not hasattr(model, "hidden")

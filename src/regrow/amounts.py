@@ -154,6 +154,8 @@ def to_prune(
         NotPermissible: An axis can't be pruned, or fewer units than asked may go.
         TypeError, ValueError: As :func:`units_of` and :func:`named`; a fraction of 1 or more.
     """
+    if not axes:
+        return {}
     for axis in axes:
         if not axis.prunable:
             raise NotPermissible(f"{axis.name} can't be pruned: {axis.prunable.reason}.")

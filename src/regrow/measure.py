@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from .structure.trace import untouched
+from .structure.example import named_tensors
+from .structure.trace import swapped, untouched
 
 
 def parameters(model: nn.Module) -> int:
@@ -34,9 +34,9 @@ def flops(model: nn.Module, *args: Any, **kwargs: Any) -> int:
     def on_meta(value: Any) -> Any:
         return value.detach().to("meta") if isinstance(value, Tensor) else value
 
-    tensors = {name: on_meta(t) for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    tensors = {t: on_meta(t) for t in named_tensors(model).values()}
     args, kwargs = pytree.tree_map(on_meta, args), pytree.tree_map(on_meta, kwargs)
-    with untouched(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with untouched(model), torch.no_grad(), swapped(model, tensors), FlopCounterMode(display=False) as counter:
         model.eval()
-        functional_call(model, tensors, args, kwargs)
+        model(*args, **kwargs)
     return counter.get_total_flops()

@@ -27,8 +27,6 @@ def neutral(axis: Axis, num: int) -> Fresh:
 
 
 def _mean_of_old(entry: Entry, num: int, size: int) -> Tensor:
-    old = entry.tensor.detach().index_select(
-        entry.dim, (entry.unit_of >= 0).nonzero().squeeze(1).to(entry.tensor.device)
-    )
+    old = entry.tensor.detach().index_select(entry.dim, entry.own_indices())
     old = old.abs() if entry.role == "scale" else old
     return old.mean(entry.dim, keepdim=True).expand(fresh_shape(entry, num, size))

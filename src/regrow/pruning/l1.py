@@ -65,7 +65,7 @@ def _gate(entry: Entry) -> Tensor:
     """The part of an entry's tensor that belongs to the axis."""
     if bool((entry.unit_of >= 0).all()):
         return entry.tensor
-    return entry.tensor.index_select(entry.dim, (entry.unit_of >= 0).nonzero().squeeze(1).to(entry.tensor.device))
+    return entry.tensor.index_select(entry.dim, entry.own_indices())
 
 
 def _magnitude(entry: Entry) -> Tensor:

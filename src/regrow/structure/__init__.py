@@ -100,9 +100,9 @@ def analyze(
 ) -> Structure:
     """Find every axis of a model along which units may come and go.
 
-    The model runs twice on the example, in eval and in train mode, without computing: on the meta device where
-    it allows that, on its own device otherwise. It is left as it was: values, buffers, modes, gradients, hooks
-    and random states.
+    The model runs a few times on the example, in eval and in train mode, without computing: on the meta device
+    where it allows that, on its own device otherwise. It is left as it was: values, buffers, attributes, modes,
+    gradients, hooks and random states.
 
     Args:
         model: Any module.

@@ -81,6 +81,10 @@ class Entry(Place):
         wanted = torch.isin(self.unit_of, torch.as_tensor(units, dtype=torch.long))
         return wanted.nonzero().squeeze(1).to(self.tensor.device)
 
+    def own_indices(self) -> Tensor:
+        """The indices along ``dim`` that belong to any unit."""
+        return (self.unit_of >= 0).nonzero().squeeze(1).to(self.tensor.device)
+
     def by_unit(self, values: Tensor, size: int) -> Tensor:
         """Mean over each unit's indices of ``values``, a vector along ``dim``; shape ``(size,)``."""
         inside = self.unit_of >= 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +36,9 @@ class Example:
 
     def stand_ins(self, model: nn.Module) -> dict[Tensor, Tensor]:
         """For each parameter and buffer a tensor that may take its place: what a run does to it is lost."""
-        return {t: self.stand_in(t, t.detach().clone() if not self.on_meta else t) for t in _tensors(model)}
+        return {
+            t: self.stand_in(t, t.detach().clone() if not self.on_meta else t) for t in named_tensors(model).values()
+        }
 
     def stand_in(self, tensor: Tensor, data: Tensor) -> Tensor:
         """``data`` in the guise of ``tensor``."""
@@ -64,7 +65,3 @@ def tensors_in(value: Any) -> list[Tensor]:
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, shared ones once, under their first name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _tensors(model: nn.Module) -> Iterable[Tensor]:
-    return named_tensors(model).values()

@@ -9,7 +9,6 @@ tried in eval mode and growing in train mode, so that the code of both has run.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, islice
@@ -170,7 +169,7 @@ class _Trials:
         stand_ins = {t: self._stand_in(t, by_tensor.get(name, {})) for name, t in self.tensors.items()}
         stack: list[nn.Module] = []
         self.model.train(self.training)
-        with torch.no_grad(), swapped(self.model, stand_ins), _attributes_restored(self.model):
+        with torch.no_grad(), swapped(self.model, stand_ins):
             for count, number in counts:
                 setattr(count.owner, count.attribute, count.attribute_with(number))
             for module in self.model.modules():
@@ -199,15 +198,3 @@ def _culprits(group: list[Axis], maps: Maps, complaint: Callable[[Maps], str]) -
     halves = [group[: len(group) // 2], group[len(group) // 2 :]]
     causing = [half for half in halves if complaint({axis: maps[axis] for axis in half})]
     return [axis for half in causing for axis in _culprits(half, maps, complaint)] or group
-
-
-@contextlib.contextmanager
-def _attributes_restored(model: nn.Module) -> Iterator[None]:
-    """Whatever attributes modules are given inside, they are as before."""
-    before = [(module, dict(vars(module))) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes in before:
-            vars(module).clear()
-            vars(module).update(attributes)

@@ -198,7 +198,11 @@ def _cuda_devices(model: nn.Module) -> list[int]:
 
 @contextlib.contextmanager
 def swapped(model: nn.Module, tensors: Mapping[Tensor, Tensor]) -> Iterator[None]:
-    """Inside, the model has other tensors in place of its parameters and buffers; ties stay ties."""
+    """Inside, the model has other tensors in place of its parameters and buffers; ties stay ties.
+
+    Whatever attributes its modules are given meanwhile, by the code that runs too, they are as before afterwards.
+    """
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
     stores: list[dict[str, Any]] = [s for module in model.modules() for s in (module._parameters, module._buffers)]
     before = [dict(store) for store in stores]
     try:
@@ -206,6 +210,9 @@ def swapped(model: nn.Module, tensors: Mapping[Tensor, Tensor]) -> Iterator[None
             store.update({key: tensors[t] for key, t in store.items() if t is not None})
         yield
     finally:
+        for module, held in attributes:
+            vars(module).clear()
+            vars(module).update(held)
         for store, items in zip(stores, before, strict=True):
             store.clear()
             store.update(items)
