@@ -33,7 +33,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "regrow/py.typed" in names
-    assert any(name.startswith("regrow/bench/templates/") for name in names)
+    for package in ("bench", "inspect"):
+        assert any(name.startswith(f"regrow/{package}/templates/") for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"regrow"}
 

@@ -68,12 +68,35 @@ def _dispatch(arguments: list[str]) -> None:
 
         print(f"report: {write_report(runs, output)}")
 
+    def inspect(
+        model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+        file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE]")] = None,
+        html: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+        input: str | None = None,
+        image_size: int | None = None,
+        width: int = 110,
+    ) -> None:
+        """Show what may grow and shrink in a model, as a table and as a page to follow axes on.
+
+        Args:
+            model: timm/NAME, torchvision/NAME, hf-config (then FILE), or package.module:factory (a function
+                that returns a model, or a model and its example).
+            file: config.json of a Hugging Face model, after hf-config.
+            html: Write a self-contained page to this file.
+            input: Shape of the example, batch first, such as 2,3,224,224; by default the model's own.
+            image_size: Height and width of the example; models that depend on it are built for it.
+            width: Characters in a line of the table.
+        """
+        from .inspect.command import inspect as do
+
+        print(do(model, file, html, input, image_size, width))
+
     def methods() -> None:
         """List the methods with their options and defaults."""
         Console().print(_methods())
 
     tyro.extras.subcommand_cli_from_dict(
-        {"run": run, "compare": compare, "report": report, "methods": methods},
+        {"run": run, "compare": compare, "report": report, "inspect": inspect, "methods": methods},
         prog="regrow",
         description="Grow and prune PyTorch models while they train.",
         args=arguments,

@@ -22,7 +22,7 @@ from .structure import Axis, Entry, Structure
 from .structure.declared import outdated_sizes
 from .structure.example import named_tensors, tensors_in
 from .structure.maps import FRESH, PlaceMap, plan, run_of
-from .structure.trace import untouched
+from .structure.running import untouched
 from .transaction import Transaction, Write
 
 #: Fresh values are written in this order: what consumes a new unit has the last word.

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from .structure.example import named_tensors
-from .structure.trace import swapped, untouched
+from .structure.running import swapped, untouched
 
 
 def parameters(model: nn.Module) -> int:

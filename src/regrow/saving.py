@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .structure.declared import outdated_sizes
-from .structure.integers import integer_name, integers, with_integer
+from .structure.integers import Integer, integers
 from .transaction import Transaction
 
 FORMAT = 1
@@ -112,7 +112,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:
-    return {integer_name(attribute, item): value for attribute, item, value in integers(module)}
+    return {integer.name: integer.value for integer in integers(module)}
 
 
 def _read_shape(path: Path) -> dict[str, Any]:
@@ -170,8 +170,8 @@ def _plan_reshape(
         if tensor.shape != own[name].shape:
             writes.tensor(own[name], own[name].detach().new_zeros(tensor.shape), None)
     writes.run()
-    for module, attribute, item, value in changed:
-        writes.attribute(module, attribute, with_integer(module, attribute, item, value))
+    for integer, value in changed:
+        writes.attribute(integer.holder, integer.attribute, integer.attribute_with(value))
         writes.run()  # the next may lie in the same tuple
     for module in depthwise if not sizes else ():
         writes.attribute(module, "groups", module.weight.shape[0])
@@ -194,18 +194,17 @@ def _check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> 
 
 def _changed_sizes(
     modules: Mapping[str, nn.Module], sizes: Mapping[str, Mapping[str, int]]
-) -> list[tuple[nn.Module, str, Any, int]]:
-    """The integers that differ from the model's: module, attribute, item, value."""
+) -> list[tuple[Integer, int]]:
+    """The integers that differ from the model's, with their new values."""
     changed = []
     for name, named in sizes.items():
         kept = integers(modules[name]) if name in modules else ()
-        known = {integer_name(attribute, item): (attribute, item, value) for attribute, item, value in kept}
+        known = {integer.name: integer for integer in kept}
         for key, value in named.items():
             if key not in known:
                 raise ValueError(f"the file sets the size {name}.{key}, which the model doesn't have.")
-            attribute, item, present = known[key]
-            if present != value:
-                changed.append((modules[name], attribute, item, value))
+            if known[key].value != value:
+                changed.append((known[key], value))
     return changed
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
@@ -13,11 +14,15 @@ from torch.utils import _pytree as pytree
 from .assemble import Frozen, assemble, without_immovable
 from .axis import Axis, Count, Entry, Verdict
 from .example import Example, named_tensors, tensors_in
-from .prove import prove
+from .journal import Journal
+from .prove import Proof
+from .relations import Relations, Source
 from .rules import rule_of
+from .running import untouched
 from .solve import solve
 from .table import table
-from .trace import Trace, run, untouched
+from .trace import Trace, run
+from .trial import Trials
 
 __all__ = ["Axis", "Count", "Entry", "Frozen", "Structure", "UnknownName", "Verdict", "analyze"]
 
@@ -130,34 +135,57 @@ def analyze(
     if any(leaf.numel() == 0 for leaf in pytree.tree_leaves((positional, kwargs)) if isinstance(leaf, Tensor)):
         raise ValueError("the example is empty; give one with a batch of two.")
     with untouched(model):
-        trace, example = _trace(model, positional, kwargs or {})
-        axes, frozen = assemble(model, trace, solve(trace.relations))
-        prove(model, axes, example)
+        analysis = _trace(model, positional, kwargs or {})
+        axes, frozen = analysis.prove()
     axes, frozen = without_immovable(axes, frozen)
-    return Structure(model, axes, frozen, trace)
+    return Structure(model, axes, frozen, analysis.trace)
 
 
-def _trace(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Trace, Example]:
+class _Analysis:
+    """A first trace and what follows from it."""
+
+    def __init__(self, model: nn.Module, example: Example) -> None:
+        self.model, self.example = model, example
+        self.journals: dict[bool, tuple[Journal, list[tuple[int, ...]]]] = {False: (Journal(), []), True: (Journal(), [])}
+        self.trace = Trace(rule_of, example.on_meta, Relations(), self.journals[False][0])
+        self.trace.module_names = {module: name for name, module in model.named_modules()}
+        tensors = example.stand_ins(model)
+        for name, tensor in named_tensors(model).items():
+            self.trace.add_source(name, tensors[tensor])
+        for tensor in example.tensors:
+            self.trace.add_input(tensor)
+        for training, (journal, shapes) in self.journals.items():
+            model.train(training)
+            self.trace.count_flops, self.trace.journal = not training, journal
+            for out in tensors_in(run(self.trace, model, example.args, example.kwargs, tensors)):
+                self.trace.relations.freeze(self.trace.of(out).fields, "is the model's output")
+                shapes.append(tuple(out.shape))
+        self.trace.relations.join_parts()
+
+    def prove(self) -> tuple[tuple[Axis, ...], tuple[Frozen, ...]]:
+        """The axes that stand the trials."""
+        trials = Trials(self.model, self.example, self.trace, self.journals)
+        axes = Proof(trials, self._solved(), self._joined).run()
+        return tuple(axes), self.frozen
+
+    def _solved(self) -> tuple[Axis, ...]:
+        axes, self.frozen = assemble(self.model, self.trace, solve(self.trace.relations))
+        return axes
+
+    def _joined(self, pairs: Iterable[tuple[Source, Source]]) -> tuple[Axis, ...]:
+        for one, other in pairs:
+            self.trace.relations.equate(
+                np.arange(one.start, one.start + one.size), np.arange(other.start, other.start + other.size)
+            )
+        return self._solved()
+
+
+def _trace(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> _Analysis:
     """On meta if possible: no arithmetic, no memory; code that looks at values needs the real device."""
     try:
-        return _trace_on(model, Example.of(args, kwargs, on_meta=True))
+        return _Analysis(model, Example.of(args, kwargs, on_meta=True))
     except Exception as on_meta:
         try:
-            return _trace_on(model, Example.of(args, kwargs, on_meta=False))
+            return _Analysis(model, Example.of(args, kwargs, on_meta=False))
         except Exception as error:
             raise ValueError(f"the model doesn't run on the example: {error}") from on_meta
-
-
-def _trace_on(model: nn.Module, example: Example) -> tuple[Trace, Example]:
-    trace = Trace(rule_of, example.on_meta)
-    tensors = example.stand_ins(model)
-    for name, tensor in named_tensors(model).items():
-        trace.add_source(name, tensors[tensor])
-    for tensor in example.tensors:
-        trace.add_input(tensor)
-    for training in (False, True):
-        model.train(training)
-        trace.count_flops = not training
-        for out in tensors_in(run(trace, model, example.args, example.kwargs, tensors)):
-            trace.relations.freeze(trace.of(out).fields, "is the model's output")
-    return trace, example

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from .axis import Axis, Count, Entry, Verdict
+from .declared import declares_sizes
+from .integers import Integer, integers
 from .maps import regular_run
 from .relations import Source
 from .solve import Solution
@@ -41,36 +43,37 @@ class _Assembly:
         self.model, self.trace, self.solution = model, trace, solution
         used = (source for source in trace.sources if source.tensor in trace.order)
         self.sources = sorted(used, key=lambda source: (trace.order[source.tensor], source.dim))
-        starts = np.array([source.start for source in self.sources])
-        self.by_start = np.argsort(starts)
-        self.starts = starts[self.by_start]
         self.roles = _roles(trace)
         self.names = {module: name for name, module in model.named_modules()}
 
     def axes(self) -> Iterator[Axis]:
         """All axes, without names and in no order."""
         for classes, units in self.solution.families:
-            for member_of, size in self._split_by_footprint(classes, units):
-                yield self._axis(member_of, size)
+            for member_of, size, near in self._split_by_footprint(classes, units):
+                yield self._axis(member_of, size, near)
 
     def frozen(self) -> Iterator[Frozen]:
         """Indices that are in no axis, with the first reason given for each."""
+        notes = self.solution.frozen
         for source in self.trace.sources:
             if source.tensor not in self.trace.order:
                 yield Frozen(source.tensor, source.dim, source.size, "no traced call reads it")
                 continue
-            classes = self._classes(source).tolist()
-            reasons = [self.solution.frozen[c] for c in classes if c in self.solution.frozen]
-            for reason in dict.fromkeys(reasons):
-                yield Frozen(source.tensor, source.dim, reasons.count(reason), reason)
+            given = notes.of[self._classes(source)]
+            reasons, firsts, counts = np.unique(given[given >= 0], return_index=True, return_counts=True)
+            for i in np.argsort(firsts):
+                yield Frozen(source.tensor, source.dim, int(counts[i]), notes.texts[reasons[i]])
 
     def _classes(self, source: Source) -> np.ndarray:
         return self.solution.classes[source.start : source.start + source.size]
 
-    def _split_by_footprint(self, classes: np.ndarray, units: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    def _split_by_footprint(
+        self, classes: np.ndarray, units: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, int, list[Source]]]:
         """Units that have as many indices in the same dimensions of the same tensors belong together.
 
-        Yields for each axis the unit of every class (or -1), units numbered as they first appear, and their number.
+        Yields for each axis the unit of every class (or -1), units numbered as they first appear, their number, and
+        the sources that hold any of the family.
         """
         unit_of = np.full(int(self.solution.classes.max()) + 1, -1)
         unit_of[classes] = units
@@ -79,11 +82,15 @@ class _Assembly:
         weights = np.random.default_rng(0).integers(1, 2**62, size=len(self.sources), dtype=np.uint64)
         prints = np.zeros(count, np.uint64)
         first_seen = np.full(count, -1)
+        near = []
         for number, source in enumerate(self.sources):
             here = unit_of[self._classes(source)]
             here = here[here >= 0]
-            prints += np.bincount(here, minlength=count).astype(np.uint64) * weights[number]
-            new, at = np.unique(here, return_index=True)
+            if not len(here):
+                continue
+            near.append(source)
+            new, at, times = np.unique(here, return_index=True, return_counts=True)
+            prints[new] += times.astype(np.uint64) * weights[number]
             unseen = first_seen[new] < 0
             first_seen[new[unseen]] = number * 10**9 + at[unseen]
         for footprint in np.unique(prints[first_seen >= 0]):
@@ -91,31 +98,28 @@ class _Assembly:
             members = members[np.argsort(first_seen[members])]
             numbers = np.full(count + 1, -1)
             numbers[members] = np.arange(len(members))
-            yield numbers[unit_of], len(members)
+            yield numbers[unit_of], len(members), near
 
-    def _axis(self, member_of: np.ndarray, size: int) -> Axis:
-        entries = [self._entry(source, member_of, size) for source in self._touched(member_of)]
-        inside = np.flatnonzero(member_of >= 0).tolist()
-        groups = [name for labels, name in self.trace.relations.groups if (self._units(labels, member_of) >= 0).any()]
-        reason = next((self.solution.inexact[c] for c in inside if c in self.solution.inexact), "")
-        axis = Axis(groups[0] if groups else "", "head" if groups else "neuron", size, tuple(entries))
+    def _axis(self, member_of: np.ndarray, size: int, near: list[Source]) -> Axis:
+        touched = [source for source in near if (member_of[self._classes(source)] >= 0).any()]
+        entries = [self._entry(source, member_of, size) for source in touched]
+        noted = [(kind, name) for labels, kind, name in self.trace.relations.kinds if self._holds(labels, member_of)]
+        kinds = {kind for kind, _ in noted}
+        kind = "head" if kinds & {"head", "group"} else "feature" if "feature" in kinds else "neuron"
+        called = {"head": ("head", "group"), "feature": ("feature",)}.get(kind, ())
+        name = next((name for noted_kind, name in noted if name and noted_kind in called), "")
+        axis = Axis(name, kind, size, tuple(entries))
+        axis.tags = frozenset(kinds & TAGS)
         axis.counts = tuple(self._counts(member_of))
+        reason = self.solution.inexact.first(np.flatnonzero(member_of >= 0))
         axis.exact = Verdict(not reason, reason)
-        irregular = next((place.key[0] for place in axis.places if not place.run), None)
-        if irregular is not None:
-            axis.prunable = axis.growable = Verdict(False, f"its units lie in {irregular} in no regular order")
         return axis
+
+    def _holds(self, labels: np.ndarray, member_of: np.ndarray) -> bool:
+        return bool((self._units(labels, member_of) >= 0).any())
 
     def _units(self, labels: np.ndarray, member_of: np.ndarray) -> np.ndarray:
         return member_of[self.solution.classes[labels]]
-
-    def _touched(self, member_of: np.ndarray) -> list[Source]:
-        """The sources that have a unit of the axis, in their order."""
-        labels = np.flatnonzero(member_of[self.solution.classes] >= 0)
-        last = np.unique(np.searchsorted(self.starts, labels, side="right") - 1)
-        near = [self.sources[i] for i in np.sort(self.by_start[last[last >= 0]])]
-        # Labels without a source, of slabs, are near one as well.
-        return [source for source in near if (member_of[self._classes(source)] >= 0).any()]
 
     def _entry(self, source: Source, member_of: np.ndarray, size: int) -> Entry:
         unit_of = member_of[self._classes(source)]
@@ -128,19 +132,34 @@ class _Assembly:
         return entry
 
     def _counts(self, member_of: np.ndarray) -> Iterator[Count]:
-        """Integers handed to calls, where the module that ran or owns the weight has them under the same name."""
+        """Integers handed to calls, where the module that ran or owns the weight has them."""
         seen = set()
         for size in self.trace.relations.sizes:
             unit_of = self._units(size.labels, member_of)
             if not (unit_of >= 0).any():
                 continue
             run = regular_run(unit_of, int(unit_of.max()) + 1)
-            for module in (size.running, self.model.get_submodule(size.owner)):
-                if module is not None and vars(module).get(size.argument) == len(unit_of):
-                    count = Count(torch.from_numpy(unit_of), run, self.names[module], module, size.argument)
+            owner = self.model.get_submodule(size.owner) if size.argument else None
+            for module in dict.fromkeys([size.running, owner]):
+                for integer in _integers_called(module, size.argument, len(unit_of)):
+                    count = Count(torch.from_numpy(unit_of), run, self.names[module], integer)
                     if count.key not in seen:
                         seen.add(count.key)
                         yield count
+
+
+#: What an axis may be besides its kind.
+TAGS = frozenset({"group", "stream", "embedding", "output"})
+
+
+def _integers_called(module: nn.Module | None, argument: str, value: int) -> list[Integer]:
+    """The integers of a module with this value: those of the argument's name; without a name, the only one."""
+    if module is None or (not argument and declares_sizes(module)):
+        return []
+    found = [integer for integer in integers(module) if integer.value == value]
+    if argument:
+        return [integer for integer in found if integer.name == argument]
+    return found if len(found) == 1 else []
 
 
 def _roles(trace: Trace) -> dict[int, str]:
@@ -162,8 +181,9 @@ def _first(axis: Axis) -> Entry:
 
 
 def _name(axes: list[Axis]) -> None:
-    """Name axes without a name by the module of their first producer; where that isn't unique by the tensor, …"""
-    waiting = [axis for axis in axes if not axis.name]
+    """Name axes by the module of their first producer; where that isn't unique by the tensor, …"""
+    given = [axis.name for axis in axes]
+    waiting = [axis for axis in axes if not axis.name or given.count(axis.name) > 1]
     for form in (_by_module, _by_tensor, _by_dimension):
         names = [form(axis) for axis in waiting]
         for axis, name in zip(waiting, names, strict=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .integers import integer_name, with_integer
+from .integers import Integer
 
 if TYPE_CHECKING:
     from . import Structure
@@ -95,23 +95,33 @@ class Entry(Place):
 
 @dataclass(eq=False)
 class Count(Place):
-    """A Python integer on a module that counts what follows an axis, such as a convolution's ``groups``.
+    """A Python integer that counts what follows an axis, such as a convolution's ``groups``.
 
-    It is an attribute, or with ``item`` one item of a tuple, list or dict that is.
+    It is an attribute of a module or of a configuration object, or one item of a tuple, list or dict that is.
     """
 
-    name: str
-    owner: nn.Module = field(repr=False)
-    attribute: str = field(repr=False)
-    item: Any = None
+    name: str  # of the module
+    integer: Integer
+
+    @property
+    def owner(self) -> Any:
+        """The module or the configuration object."""
+        return self.integer.holder
+
+    @property
+    def attribute(self) -> str:
+        return self.integer.attribute
 
     @property
     def key(self) -> tuple[str, int]:
-        return f"{self.name}.{integer_name(self.attribute, self.item)}", -1
+        """Modules that share a configuration object share its integers."""
+        if self.integer.within:
+            return f"{type(self.owner).__name__} at {id(self.owner)}: {self.integer.name}", -1
+        return f"{self.name}.{self.integer.name}", -1
 
     def attribute_with(self, count: int) -> Any:
         """What the attribute has to be for the count to be ``count``."""
-        return with_integer(self.owner, self.attribute, self.item, count)
+        return self.integer.attribute_with(count)
 
 
 @dataclass(eq=False)
@@ -120,10 +130,13 @@ class Axis:
 
     Args:
         name: By the module (or tensor) that produces the units; unique in its structure.
-        kind: "neuron", or "head" where a unit is a whole row of features or channels (a convolution's group).
+        kind: "neuron"; "head" where a unit is a whole row of features or channels (an attention head, a convolution's
+            group); "feature" where it is one feature of each attention head.
         size: How many units there are now; follows every edit and undo.
         entries: Each dimension of each parameter and buffer that follows the units.
         counts: Each Python integer that follows them.
+        tags: What else they are: "group" (of a convolution), "stream" (data are added along them), "embedding",
+            "output".
         prunable, growable, exact: A :class:`Verdict` each. An axis is exact where a unit that sends nothing can
             come or go without moving the output.
     """
@@ -133,6 +146,7 @@ class Axis:
     size: int
     entries: tuple[Entry, ...]
     counts: tuple[Count, ...] = ()
+    tags: frozenset[str] = frozenset()
     prunable: Verdict = YES
     growable: Verdict = YES
     exact: Verdict = YES

@@ -41,6 +41,20 @@ def _prelu(m: nn.PReLU) -> dict[str, Any]:
     return {"num_parameters": m.weight.shape[0]}
 
 
+def _recurrent(m: nn.RNNBase) -> dict[str, Any]:
+    first, recurrent = m.weight_ih_l0, m.weight_hh_l0
+    sizes = {"input_size": first.shape[1]}
+    if m.proj_size:
+        sizes["proj_size"] = recurrent.shape[1]
+    else:
+        sizes["hidden_size"] = recurrent.shape[1]
+    return sizes
+
+
+def _attention(m: nn.MultiheadAttention) -> dict[str, Any]:
+    return {"embed_dim": m.out_proj.weight.shape[0]}
+
+
 _DECLARED: list[tuple[type | tuple[type, ...], Callable[[Any], dict[str, Any]]]] = [
     (nn.Linear, _linear),
     (_ConvNd, _convolution),
@@ -49,7 +63,14 @@ _DECLARED: list[tuple[type | tuple[type, ...], Callable[[Any], dict[str, Any]]]]
     (nn.GroupNorm, _group_norm),
     (nn.Embedding, _embedding),
     (nn.PReLU, _prelu),
+    (nn.RNNBase, _recurrent),
+    (nn.MultiheadAttention, _attention),
 ]
+
+
+def declares_sizes(module: nn.Module) -> bool:
+    """Whether the sizes that a module keeps are known by the shapes of its tensors."""
+    return any(isinstance(module, kind) for kind, _ in _DECLARED)
 
 
 def outdated_sizes(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from .maps import PlaceMap
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,17 @@ class Example:
 
     def stand_ins(self, model: nn.Module) -> dict[Tensor, Tensor]:
         """For each parameter and buffer a tensor that may take its place: what a run does to it is lost."""
-        return {
-            t: self.stand_in(t, t.detach().clone() if not self.on_meta else t) for t in named_tensors(model).values()
-        }
+        return {t: self.edited(t, {}) for t in named_tensors(model).values()}
 
-    def stand_in(self, tensor: Tensor, data: Tensor) -> Tensor:
-        """``data`` in the guise of ``tensor``."""
+    def edited(self, tensor: Tensor, maps: Mapping[int, PlaceMap]) -> Tensor:
+        """A stand-in of a tensor after the maps of its dimensions."""
         if self.on_meta:
-            data = torch.empty_like(data, device="meta")
+            shape = [len(maps[d].take) if d in maps else n for d, n in enumerate(tensor.shape)]
+            data = torch.empty_like(tensor, device="meta") if not maps else tensor.new_empty(shape, device="meta")
+        else:
+            data = tensor.detach().clone()
+            for dim, place in maps.items():
+                data = data.index_select(dim, torch.from_numpy(place.take).to(data.device))
         return data.detach().requires_grad_(tensor.requires_grad)
 
 

@@ -90,6 +90,8 @@ def _rearrange(unit_of: np.ndarray, run: int, index_map: np.ndarray, size: int) 
     """New order of a place's indices (fresh units copy the last old one), and the new unit of each."""
     if (np.diff(index_map) > 0).all() and (index_map != FRESH).all():
         return _thinned(unit_of, index_map, size)
+    if not run:
+        return _beside_templates(unit_of, index_map, size)
     inside = np.flatnonzero(unit_of >= 0)
     cycles = inside.reshape(-1, size, run)
     order = unit_of[cycles[:, :, 0]]
@@ -117,8 +119,27 @@ def _thinned(unit_of: np.ndarray, index_map: np.ndarray, size: int) -> tuple[np.
     return take, number[unit_of[take]]
 
 
+def _beside_templates(unit_of: np.ndarray, index_map: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where units lie in no regular order, each new one comes right after what it is copied from."""
+    origin = np.where(index_map == FRESH, size - 1, index_map)
+    outside = np.flatnonzero(unit_of < 0)
+    take, units = [outside], [np.full(len(outside), -1)]
+    for new, old in enumerate(origin):
+        here = np.flatnonzero(unit_of == old)
+        take.append(here)
+        units.append(np.full(len(here), new))
+    found, numbers = np.concatenate(take), np.concatenate(units)
+    order = np.lexsort((numbers, found))
+    return found[order], numbers[order]
+
+
 def run_of(unit_of: np.ndarray, before: int) -> int:
-    """How many neighbours of one unit stand together; with a single unit that can't be seen, and stays."""
+    """How many neighbours of one unit stand together; with a single unit that can't be seen, and stays.
+
+    Zero, for no regular order, stays zero.
+    """
+    if not before:
+        return 0
     inside = unit_of[unit_of >= 0]
     changes = np.flatnonzero(np.diff(inside))
     return int(changes[0]) + 1 if len(changes) else before
@@ -145,7 +166,7 @@ def origins_in(planned: PlaceMap, place: Place, index_map: np.ndarray) -> tuple[
 def regular_run(unit_of: np.ndarray, size: int) -> int:
     """The run of a place of an axis just found; 0 if it isn't made of cycles of equal runs."""
     inside = np.flatnonzero(unit_of >= 0)
-    run = run_of(unit_of, len(inside))
+    run = run_of(unit_of, max(1, len(inside)))
     if len(inside) % (size * run):
         return 0
     cycles = unit_of[inside].reshape(-1, size, run)

@@ -7,15 +7,17 @@ calls share all places, contractions share some and lose those that the output d
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from .relations import Field, Relations
 from .trace import Call, Trace
+from .views import reshaped
 
 
 class Operand(NamedTuple):
@@ -23,22 +25,25 @@ class Operand(NamedTuple):
 
     tensor: Tensor
     fields: tuple[Field, ...]  # over places
-    sizes: dict[int, int]  # place -> size there
+    bare: frozenset[int]  # places with a size but no labels
     origin: str
+
+    @classmethod
+    def at(cls, tensor: Tensor, fields: tuple[Field, ...], sizes: Iterable[tuple[int, int]], origin: str) -> Operand:
+        """Find the bare places; a tensor with one value everywhere has none."""
+        if origin == "uniform":
+            return cls(tensor, fields, frozenset(), origin)
+        covered = {place for f in fields for place in f.dims}
+        return cls(tensor, fields, frozenset(p for p, n in sizes if n > 1 and p not in covered), origin)
 
 
 def relate(trace: Trace, call: Call, operands: Sequence[Operand], output: Sequence[int]) -> list[Field]:
     """Equate the operands' labels place by place; returns the fields over the places in ``output``.
 
-    A label that meets a size without labels there is frozen: that size comes from data or from Python.
+    A label that meets a size without labels there can't change: that size comes from data or from Python.
     """
     relations = trace.relations
-    for operand in operands:
-        covered = {place for f in operand.fields for place in f.dims}
-        bare = {place for place, size in operand.sizes.items() if size > 1 and place not in covered}
-        if bare and operand.origin != "uniform":
-            others = (f for o in operands if o is not operand for f in o.fields)
-            relations.freeze((f for f in others if bare & set(f.dims)), _why_bare(trace, call, operand.tensor))
+    operands = [_beside_bare(trace, call, operand, operands) for operand in operands]
     for one, other in combinations(operands, 2):
         for f in one.fields:
             for g in other.fields:
@@ -49,6 +54,19 @@ def relate(trace: Trace, call: Call, operands: Sequence[Operand], output: Sequen
         if seen is not None:
             _add(relations, result, seen)
     return result
+
+
+def _beside_bare(trace: Trace, call: Call, operand: Operand, operands: Sequence[Operand]) -> Operand:
+    """An operand whose labels along places that are bare in another can't change."""
+    for other in operands:
+        if other is operand or not operand.fields or not other.bare:
+            continue
+        fixed = [f for f in operand.fields if not other.bare.isdisjoint(f.dims)]
+        if fixed:
+            why = _why_bare(trace, call, other.tensor)
+            kept = [trace.relations.collapse(f, other.bare, why) if f in fixed else f for f in operand.fields]
+            operand = operand._replace(fields=tuple(f for f in kept if f is not None))
+    return operand
 
 
 def _why_bare(trace: Trace, call: Call, tensor: Tensor) -> str:
@@ -81,17 +99,24 @@ def _add(relations: Relations, fields: list[Field], new: Field) -> None:
 
 
 def aligned(trace: Trace, tensor: Tensor, ndim: int) -> Operand:
-    """A tensor as it is broadcast to ``ndim`` dimensions; the places are those dimensions."""
+    """A tensor as it is broadcast to ``ndim`` dimensions; the places are those dimensions.
+
+    What was expanded is the same all along, and no obstacle.
+    """
     known, offset = trace.of(tensor), ndim - tensor.ndim
-    fields = tuple(Field(tuple(d + offset for d in f.dims), f.labels) for f in known.fields)
-    return Operand(tensor, fields, {d + offset: n for d, n in enumerate(tensor.shape)}, known.origin)
+    fields = known.fields
+    if offset:
+        fields = tuple(Field(tuple(d + offset for d in f.dims), f.labels) for f in fields)
+    shape, strides = tensor.shape, tensor.stride()
+    sizes = [(d + offset, shape[d] if strides[d] else 1) for d in range(tensor.ndim)]
+    return Operand.at(tensor, fields, sizes, known.origin)
 
 
 def along(trace: Trace, tensor: Tensor, dim: int) -> Operand:
     """A one-dimensional tensor that lies along one dimension of another."""
     known = trace.of(tensor)
     fields = tuple(Field((dim,), f.labels) for f in known.fields)
-    return Operand(tensor, fields, {dim: tensor.shape[0]}, known.origin)
+    return Operand.at(tensor, fields, [(dim, tensor.shape[0])], known.origin)
 
 
 def note_role(trace: Trace, fields: Iterable[Field], role: str) -> None:
@@ -107,63 +132,53 @@ def common_origin(origins: Iterable[str]) -> str:
 
 def contract(
     trace: Trace, call: Call, tensors: Sequence[Tensor], spec: str, sizes: dict[str, int] | None = None
-) -> tuple[list[Field], str]:
+) -> tuple[Sequence[Field], str]:
     """Contractions in the letters of einsum, ``"nk,km->nm"``; returns the output's fields and origin.
 
     ``(gj)`` is one dimension seen as ``sizes["g"]`` times the rest; no label may lie on a ``.``.
     """
-    inputs, _, output = spec.partition("->")
-    operands = [
-        _lettered(trace, call, tensor, _dimensions(subscripts), sizes or {})
-        for tensor, subscripts in zip(tensors, inputs.split(","), strict=True)
+    *inputs, output = _parsed(spec)
+    extents: dict[str, int] = {}
+    for tensor, dims in zip(tensors, inputs, strict=True):
+        for letters, size in zip(dims, tensor.shape, strict=True):
+            first = (sizes or {})[letters[0]] if len(letters) > 1 else size
+            extents.update(zip(letters, (first, size // first), strict=False))
+    operands = [_lettered(trace, call, t, dims, extents) for t, dims in zip(tensors, inputs, strict=True)]
+    _note_sides(trace, operands, {ord(c) for letters in output for c in letters})
+    fields = relate(trace, call, operands, [ord(c) for letters in output for c in letters])
+    return _joined(trace.relations, fields, output, extents), common_origin(o.origin for o in operands)
+
+
+@lru_cache
+def _parsed(spec: str) -> list[list[str]]:
+    """``"b(gj).,k->bk"`` -> ``[["b", "gj", "."], ["k"], ["b", "k"]]``."""
+    return [
+        [group or single for group, single in re.findall(r"\((\w+)\)|([\w.])", part)]
+        for part in spec.replace("->", ",").split(",")
     ]
-    _note_sides(trace, operands, output)
-    fields = relate(trace, call, operands, [ord(c) for c in output])
-    extents = {place: size for operand in operands for place, size in operand.sizes.items()}
-    return _joined(trace.relations, fields, _dimensions(output), extents), common_origin(o.origin for o in operands)
 
 
-def _dimensions(subscripts: str) -> list[str]:
-    """``"b(gj).."`` -> ``["b", "gj", ".", "."]``."""
-    found: list[str] = []
-    inside = False
-    for c in subscripts:
-        if c in "()":
-            inside = c == "("
-            found += [""] if inside else []
-        elif inside:
-            found[-1] += c
-        else:
-            found.append(c)
-    return found
-
-
-def _lettered(trace: Trace, call: Call, tensor: Tensor, dims: list[str], sizes: dict[str, int]) -> Operand:
-    extents: dict[int, int] = {}
-    for letters, size in zip(dims, tensor.shape, strict=True):
-        first = sizes[letters[0]] if len(letters) > 1 else int(size)
-        extents.update(zip(map(ord, letters), (first, int(size) // first), strict=False))
-    extents.pop(ord("."), None)
-    fields = []
+def _lettered(trace: Trace, call: Call, tensor: Tensor, dims: list[str], extents: dict[str, int]) -> Operand:
+    """A tensor with its dimensions named; those of several letters are split."""
     known = trace.of(tensor)
-    for fld in known.fields:
-        letters = "".join(dims[d] for d in fld.dims)
-        if "." in letters:
-            trace.relations.freeze([fld], f"lies along the window of {call.name}")
-            continue
-        places = [ord(c) for c in letters if extents[ord(c)] > 1]
-        labels = fld.labels.reshape([extents[p] for p in places])
-        trace.relations.rectangle(labels)
-        fields.append(Field(tuple(places), labels))
-    return Operand(tensor, tuple(fields), extents, known.origin)
+    window = [d for d, letters in enumerate(dims) if letters == "."]
+    why = f"lies along the window of {call.name}"
+    fields = known.fields
+    if window:
+        fields = [f for f in (trace.relations.collapse(f, window, why) for f in fields) if f is not None]
+    letters = "".join(dims)
+    if len(letters) > len(dims):
+        split = [n if c == "." else extents[c] for d, n in zip(dims, tensor.shape, strict=True) for c in d]
+        fields = reshaped(trace.relations, fields, tensor.shape, split)
+    placed = tuple(Field(tuple(ord(letters[d]) for d in f.dims), f.labels) for f in fields)
+    return Operand.at(tensor, placed, [(ord(c), extents[c]) for c in letters if c != "."], known.origin)
 
 
-def _note_sides(trace: Trace, operands: Sequence[Operand], output: str) -> None:
+def _note_sides(trace: Trace, operands: Sequence[Operand], kept: set[int]) -> None:
     """A weight's contracted side consumes the data that it meets, its outer side produces new data.
 
     Of a product of two weights, as in low-rank ones, the right one is taken to come first.
     """
-    kept = {ord(c) for c in output}
     meets_data = any(o.origin == "data" for o in operands)
     for operand in operands:
         for fld in operand.fields if operand.origin == "weight" else ():
@@ -174,37 +189,13 @@ def _note_sides(trace: Trace, operands: Sequence[Operand], output: str) -> None:
                 note_role(trace, [fld], "in" if operand is operands[0] else "out")
 
 
-def _joined(relations: Relations, fields: Sequence[Field], dims: list[str], sizes: dict[int, int]) -> list[Field]:
+def _joined(
+    relations: Relations, fields: Sequence[Field], dims: list[str], extents: dict[str, int]
+) -> Sequence[Field]:
     """From letters to the output's dimensions; letters that share a dimension become one again."""
-    results = []
-    for dim, letters in enumerate(dims):
-        places = [ord(c) for c in letters if sizes[ord(c)] > 1]
-        here = [f for f in fields if set(f.dims) & set(places)]
-        for fld in here:
-            if set(fld.dims) <= set(places):
-                continue
-            where = tuple(next(d for d, ls in enumerate(dims) if chr(p) in ls) for p in fld.dims)
-            if len(places) > 1 or any(len(dims[d]) > 1 for d in where):
-                relations.freeze([fld], "is laid out over several dimensions that a group joins")
-            elif dim == where[0]:
-                results.append(Field(where, fld.labels))
-        inside = [f for f in here if set(f.dims) <= set(places)]
-        if inside:
-            results.append(Field((dim,), _over(relations, inside, places, sizes).ravel()))
-    return results
-
-
-def _over(relations: Relations, fields: Sequence[Field], places: list[int], sizes: dict[int, int]) -> np.ndarray:
-    """Fields over some of the places as one over all; each of theirs then stands for a row of it."""
-    covered = [p for p in places if any(p in f.dims for f in fields)]
-    if len(fields) == 1 and fields[0].dims == tuple(covered):
-        labels = fields[0].labels
-    else:
-        whole = Field(tuple(covered), relations.new_labels(math.prod(sizes[p] for p in covered)))
-        whole = whole._replace(labels=whole.labels.reshape([sizes[p] for p in covered]))
-        relations.rectangle(whole.labels)
-        for fld in fields:
-            equate_fields(relations, whole, fld)
-        labels = whole.labels
-    shape = [sizes[p] if p in covered else 1 for p in places]
-    return np.broadcast_to(labels.reshape(shape), [sizes[p] for p in places])
+    letters = "".join(dims)
+    spread = [Field(tuple(letters.index(chr(p)) for p in f.dims), f.labels) for f in fields]
+    if len(letters) == len(dims):
+        return spread
+    joined = [math.prod(extents[c] for c in group) for group in dims]
+    return reshaped(relations, spread, [extents[c] for c in letters], joined)

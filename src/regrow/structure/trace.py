@@ -8,20 +8,20 @@ the relations gathered here are solved in ``solve.py``.
 from __future__ import annotations
 
 import bisect
-import contextlib
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as global_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import meta
+from .integers import integers
+from .journal import Comparison, Journal, Record, numbers_of
 from .meta import tensors_among
 from .relations import UNIFORM, UNKNOWN, Field, Labelled, Relations, Source
+from .running import module_stack, plain_kernels, swapped
 
 
 class Call:
@@ -55,32 +55,40 @@ class Call:
 
 
 class Trace(TorchDispatchMode):
-    """The labels of every tensor alive, the relations found so far, and the module being run."""
+    """The labels of every tensor alive, the relations found so far, and the module being run.
 
-    def __init__(self, rule_of: Callable[[Any], Callable[[Trace, Call], None] | None], on_meta: bool) -> None:
+    A first trace gathers relations and writes a journal; a second one, of an edited model, runs on inherited labels
+    and compares itself with that journal.
+    """
+
+    def __init__(
+        self, rule_of: Callable[[Any], Rule | None], on_meta: bool, relations: Relations, journal: Journal | Comparison
+    ) -> None:
         super().__init__()
-        self.rule_of = rule_of
-        self.on_meta = on_meta
-        self.relations = Relations()
+        self.rule_of, self.on_meta = rule_of, on_meta
+        self.relations, self.journal = relations, journal
         self.sources: list[Source] = []
         self.order: dict[str, int] = {}  # tensor name -> number of the first call that read it
         self.unknown: dict[str, int] = {}  # calls without a rule -> how often they were made
         self.flops: dict[str | None, float] = {}  # tensor name -> FLOPs per element; None: not by weights
         self.count_flops = True
         self.modules: list[nn.Module] = []
+        self.module_names: dict[nn.Module, str] = {}
         self.inputs: set[int] = set()
+        self.calls = 0
         self._labelled: dict[int, Labelled] = {}
         self._names: dict[int, str] = {}
         self._uniform: set[int] = set()  # storages
         self._alive: list[Tensor] = []  # ids stay unique only while their tensors live
-        self._calls = 0
+        self._picked: list[np.ndarray] = []
+        self._integers: dict[nn.Module | None, set[int]] = {}
 
     def of(self, tensor: Tensor) -> Labelled:
         """What is known of a tensor."""
         known = self._labelled.get(id(tensor))
-        if known is None and meta.storage_key(tensor) in self._uniform:
-            return UNIFORM
-        return UNKNOWN if known is None else known
+        if known is None:
+            return UNIFORM if self._uniform and meta.storage_key(tensor) in self._uniform else UNKNOWN
+        return known
 
     def set(self, tensor: Tensor, fields: Iterable[Field], origin: str) -> None:
         """Note the labels and the origin of a tensor."""
@@ -99,21 +107,55 @@ class Trace(TorchDispatchMode):
         if base is not None:
             self.set(base, self.of(base).fields, "data")
 
-    def add_source(self, name: str, tensor: Tensor) -> None:
-        """Label every dimension of a parameter or buffer that has more than one index."""
+    def looked_up(self, fld: Field) -> None:
+        """These labels are indices by which entries are looked up: they can't change, unless growing was asked for."""
+        self.relations.freeze([f for f in (fld,) if not self.opened(f)], "its entries are looked up by their numbers")
+        self.relations.note_kind(fld.labels, "looked up")
+
+    def opened(self, fld: Field) -> bool:
+        """Whether labels at the model's boundary may change, because the user asked for it."""
+        return False
+
+    def note(self, call: Call, labels: np.ndarray, kind: str) -> None:
+        """Say what kind of thing labels are: an axis of them is called by the module that was running."""
+        name = self.module_names.get(call.module, "") if call.module is not None else ""
+        self.relations.note_kind(labels, kind, f"{name}.{kind}s" if name else f"{kind}s")
+
+    def integers_of(self, module: nn.Module | None) -> set[int]:
+        """The values of the integers that a module keeps."""
+        if module not in self._integers:
+            self._integers[module] = {found.value for found in integers(module)} if module is not None else set()
+        return self._integers[module]
+
+    def picked(self, labels: np.ndarray) -> None:
+        """Single labels were picked out by position: what is at that position must stay."""
+        self._picked.append(labels)
+
+    def add_source(self, name: str, tensor: Tensor, labels: Mapping[int, np.ndarray] | None = None) -> None:
+        """Label every dimension of a parameter or buffer that has more than one index.
+
+        Args:
+            labels: Inherited labels of its dimensions.
+        """
         fields = []
         for dim, size in enumerate(tensor.shape):
+            if labels is not None and dim in labels:
+                found = labels[dim]
+            elif size > 1:
+                found = self.relations.new_labels(size)
+                self.sources.append(Source(name, dim, size, int(found[0])))
+            else:
+                continue
             if size > 1:
-                labels = self.relations.new_labels(size)
-                self.sources.append(Source(name, dim, size, int(labels[0])))
-                fields.append(Field((dim,), labels))
+                fields.append(Field((dim,), found))
         self.set(tensor, fields, "weight")
         self._names[id(tensor)] = name
 
     def add_input(self, tensor: Tensor) -> None:
         """A tensor the user hands in: its sizes are data."""
         self.inputs.add(id(tensor))
-        self.set(tensor, (), "data")
+        if id(tensor) not in self._labelled:
+            self.set(tensor, (), "data")
 
     def source_of(self, labels: np.ndarray) -> Source | None:
         """The tensor dimension whose own labels these are."""
@@ -125,6 +167,8 @@ class Trace(TorchDispatchMode):
 
     def name_of(self, tensor: Tensor) -> str | None:
         """The parameter or buffer that a weight is, or was computed from."""
+        if id(tensor) in self._names:
+            return self._names[id(tensor)]
         known = self.of(tensor)
         sources = [self.source_of(f.labels) for f in known.fields] if known.origin == "weight" else []
         return next((s.tensor for s in sources if s is not None), None)
@@ -143,20 +187,39 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         op, kwargs = func, kwargs or {}
+        given = (*args, *kwargs.values())
         if self.on_meta:
             args, kwargs = meta.to_meta(args, kwargs, self._meta_copy)
         out = meta.call(op, args, kwargs)
         call = Call(op, args, kwargs, out, self.modules[-1] if self.modules else None)
-        for tensor in call.tensors:
+        tensors, outputs = call.tensors, call.outputs
+        for tensor in tensors:
             name = self._names.get(id(tensor))
             if name is not None:
-                self.order.setdefault(name, self._calls)
-        self._calls += 1
+                self.order.setdefault(name, self.calls)
+        self.calls += 1
+        inputs = tuple(self.of(t) for t in tensors)
         rule = self.rule_of(op)
         if rule is None:
             self._unknown_call(call)
         else:
             rule(self, call)
+        if call.name in _COPIES:
+            return out  # whether memory is copied may depend on sizes
+        numbers = numbers_of(call, given, bool(inputs) and inputs[0].origin == "uniform")
+        picked, self._picked = tuple(self._picked), []
+        self.journal.note(
+            Record(
+                op,
+                numbers,
+                inputs,
+                tuple(self.of(t) for t in outputs),
+                tuple(tuple(t.shape) for t in outputs),
+                picked,
+                call.module,
+                (tuple(map(meta.storage_key, tensors)), tuple(map(meta.storage_key, outputs))),
+            )
+        )
         return out
 
     def _meta_copy(self, tensor: Tensor) -> Tensor:
@@ -177,82 +240,28 @@ class Trace(TorchDispatchMode):
             self.set(out, (), origin)
 
 
-@contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, mode flags and every random state are as before."""
-    flags = [(module, module.training) for module in model.modules()]
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=_cuda_devices(model)):
-        try:
-            yield
-        finally:
-            for module, training in flags:
-                module.training = training
-            random.setstate(python)
-            np.random.set_state(numpy)
+_COPIES = {"clone", "contiguous", "alias", "detach", "lift_fresh"}
+
+#: Says how a call relates the labels of its tensors.
+Rule = Callable[[Trace, Call], None]
 
 
-def _cuda_devices(model: nn.Module) -> list[int]:
-    return sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+def run(
+    trace: Trace,
+    model: nn.Module,
+    args: tuple,
+    kwargs: dict[str, Any],
+    tensors: Mapping[Tensor, Tensor],
+    sizes: Callable[[nn.Module], Iterable[tuple[str, Any]]] = lambda module: (),
+) -> Any:
+    """One forward pass of ``model`` under the trace, with ``tensors`` in place of its own.
 
-
-@contextlib.contextmanager
-def swapped(model: nn.Module, tensors: Mapping[Tensor, Tensor]) -> Iterator[None]:
-    """Inside, the model has other tensors in place of its parameters and buffers; ties stay ties.
-
-    Whatever attributes its modules are given meanwhile, by the code that runs too, they are as before afterwards.
+    Args:
+        sizes: Attributes that its modules then have to have.
     """
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
-    stores: list[dict[str, Any]] = [s for module in model.modules() for s in (module._parameters, module._buffers)]
-    before = [dict(store) for store in stores]
-    try:
-        for store in stores:
-            store.update({key: tensors[t] for key, t in store.items() if t is not None})
-        yield
-    finally:
-        for module, held in attributes:
-            vars(module).clear()
-            vars(module).update(held)
-        for store, items in zip(stores, before, strict=True):
-            store.clear()
-            store.update(items)
-
-
-def run(trace: Trace, model: nn.Module, args: tuple, kwargs: dict[str, Any], tensors: Mapping[Tensor, Tensor]) -> Any:
-    """One forward pass of ``model`` under the trace, with ``tensors`` in place of its own."""
-    with (
-        torch.enable_grad(),
-        _no_fused_cpu_kernels(),
-        swapped(model, tensors),
-        module_stack(trace.modules),
-        trace,
-    ):
-        return model(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def module_stack(stack: list[nn.Module]) -> Iterator[None]:
-    """Keep in ``stack`` the modules whose forward is running, outermost first."""
-    enter = global_hooks.register_module_forward_pre_hook(lambda module, _: stack.append(module))
-    leave = global_hooks.register_module_forward_hook(lambda *_: _no_result(stack.pop()), always_call=True)
-    try:
-        yield
-    finally:
-        enter.remove()
-        leave.remove()
-
-
-def _no_result(_: Any) -> None:
-    """A forward hook that returned something would replace the module's output."""
-
-
-@contextlib.contextmanager
-def _no_fused_cpu_kernels() -> Iterator[None]:
-    """Without mkldnn, recurrent layers show as the plain calls that they are made of."""
-    # torch.backends.mkldnn.flags would also set TF32, which warns on machines that have none.
-    enabled = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(enabled)
+    with torch.enable_grad(), plain_kernels(), swapped(model, tensors), module_stack(trace.modules):
+        for module in model.modules():
+            for attribute, size in list(sizes(module)):
+                setattr(module, attribute, size)
+        with trace:
+            return model(*args, **kwargs)

@@ -1,0 +1,228 @@
+"""Closed sets of classes where slabs and rectangles occur: whole families are closed at once.
+
+A family gives each class the number of the unit that it is in, or -1. All units of a family are closed together, by
+array operations; nothing loops over units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+#: How many ways of completing the rectangles are followed from one family of slices.
+MAX_BRANCHES = 16
+
+Slab = tuple[np.ndarray, np.ndarray]
+
+
+def blocks(frozen: np.ndarray, slabs: Sequence[Slab], rectangles: Iterable[np.ndarray]) -> list[Block]:
+    """Split slabs and rectangles into blocks that share no class; each is solved by itself."""
+    rectangles = _distinct(r for r in map(_without_repeats, rectangles) if r.ndim > 1)
+    hubs = [np.concatenate([slab, rows.ravel()]) for slab, rows in slabs] + [r.ravel() for r in rectangles]
+    if not hubs:
+        return []
+    one, other = np.concatenate([np.full(len(h), h[0]) for h in hubs]), np.concatenate(hubs)
+    graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(frozen), len(frozen)))
+    block_of = connected_components(graph, directed=False)[1]
+    inside = np.unique(other)
+    inside = inside[np.argsort(block_of[inside], kind="stable")]
+    numbers, firsts = np.unique(block_of[inside], return_index=True)
+    local = np.zeros(len(frozen), np.int64)
+    found = {}
+    for number, members in zip(numbers.tolist(), np.split(inside, firsts[1:]), strict=True):
+        local[members] = np.arange(len(members))
+        found[number] = Block(members, frozen[members])
+    for slab, rows in slabs:
+        found[block_of[slab[0]]].slabs.append((local[slab], local[rows]))
+    for rectangle in rectangles:
+        found[block_of[rectangle.flat[0]]].rectangles.append(local[rectangle])
+    return list(found.values())
+
+
+def _without_repeats(rectangle: np.ndarray) -> np.ndarray:
+    """Equal slices are one."""
+    for dim in range(rectangle.ndim):
+        slices = np.moveaxis(rectangle, dim, 0).reshape(rectangle.shape[dim], -1)
+        if len(np.unique(slices[:, 0])) < len(slices):
+            _, first = np.unique(slices, axis=0, return_index=True)
+            rectangle = rectangle.take(np.sort(first), dim)
+    return rectangle.squeeze()
+
+
+def _distinct(arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
+    return list({(a.shape, a.tobytes()): a for a in arrays}.values())
+
+
+class Block:
+    """Slabs and rectangles over the classes ``members``, which are numbered by their places there."""
+
+    def __init__(self, members: np.ndarray, frozen: np.ndarray) -> None:
+        self.members, self.frozen = members, frozen
+        self.slabs: list[Slab] = []
+        self.rectangles: list[np.ndarray] = []
+
+    def families(self) -> list[np.ndarray]:
+        """One family from each dimension of each rectangle, and one from each row of slab labels.
+
+        Units that hold something frozen are left out.
+        """
+        self.slabs = _stacked(self.slabs)
+        found: list[np.ndarray] = []
+        for rectangle in self.rectangles:
+            for dim in range(rectangle.ndim):
+                if not any(_runs_along(family[rectangle], dim) for family in found):
+                    slices = np.arange(rectangle.shape[dim])
+                    found += self._close(rectangle, _spread(slices, dim, rectangle.shape))
+        for slab, _ in self.slabs:
+            if not any(_runs_along(family[slab], 0) for family in found):
+                found += self._close(slab, np.arange(len(slab)))
+        return [self._without_frozen(family) for family in found]
+
+    def _close(self, where: np.ndarray, units: np.ndarray) -> list[np.ndarray]:
+        """All ways to close a family of sets; none where each holds something frozen from the start."""
+        if len(np.unique(units[self.frozen[where]])) == len(np.unique(units)):
+            return []
+        nothing = np.full(len(self.members), -1)
+        pending, closed = [assigned(nothing, where, units)], []
+        while pending and len(closed) + len(pending) <= MAX_BRANCHES:
+            family = self._close_slabs(pending.pop())
+            ways = self._complete(family)
+            if ways:
+                pending += ways
+            else:
+                closed.append(family)
+        return closed
+
+    def _close_slabs(self, family: np.ndarray) -> np.ndarray:
+        """A slab label is in a unit exactly when all of its row is."""
+        while True:
+            before = family
+            for slab, rows in self.slabs:
+                units = family[rows]
+                full = (units[:, 0] >= 0) & (units == units[:, :1]).all(1) & (family[slab] != units[:, 0])
+                if full.any():
+                    family = assigned(family, slab[full], units[full, 0])
+                inside = (family[slab] >= 0) & (family[rows] != family[slab][:, None]).any(1)
+                if inside.any():
+                    units = np.broadcast_to(family[slab[inside], None], rows[inside].shape)
+                    family = assigned(family, rows[inside], units)
+            if family is before:
+                return family
+
+    def _complete(self, family: np.ndarray) -> list[np.ndarray]:
+        """The ways to make the incomplete rectangles unions of slices; none when all are complete.
+
+        Those with a single way that keeps units apart are completed at once; the first of the others branches.
+        """
+        branch: tuple[np.ndarray, list[np.ndarray]] | None = None
+        before = family
+        for rectangle in self.rectangles:
+            units = family[rectangle]
+            present = units >= 0
+            if not present.any():
+                continue
+            ways = [_row_units(units, dim) for dim in range(rectangle.ndim)]
+            spread = [_spread(rows, dim, rectangle.shape) for dim, (rows, _) in enumerate(ways)]
+            if any(np.array_equal(units, way) for way in spread):
+                continue
+            apart = [way for way, (_, alone) in zip(spread, ways, strict=True) if alone]
+            if len(apart) == 1:
+                family = assigned(family, rectangle, apart[0])
+            elif branch is None:
+                branch = rectangle, apart or spread
+        if family is not before:
+            return [family]
+        return [] if branch is None else [assigned(family, branch[0], way) for way in branch[1]]
+
+    def _without_frozen(self, family: np.ndarray) -> np.ndarray:
+        spoilt = np.unique(family[self.frozen & (family >= 0)])
+        return np.where(np.isin(family, spoilt), -1, family)
+
+
+def _stacked(slabs: Sequence[Slab]) -> list[Slab]:
+    """Slabs with rows of one length are one; equal rows with equal labels are one row."""
+    by_length: dict[int, list[np.ndarray]] = {}
+    for slab, rows in slabs:
+        by_length.setdefault(rows.shape[1], []).append(np.column_stack([slab, rows]))
+    found = [np.unique(np.concatenate(pieces), axis=0) for pieces in by_length.values()]
+    return [(table[:, 0], np.ascontiguousarray(table[:, 1:])) for table in found]
+
+
+def _row_units(units: np.ndarray, dim: int) -> tuple[np.ndarray, bool]:
+    """The unit of each slice along a dimension (-1: none), and whether no slice holds two."""
+    rows = np.moveaxis(units, dim, 0).reshape(units.shape[dim], -1)
+    highest = rows.max(1)
+    return highest, bool(((rows == highest[:, None]) | (rows < 0)).all())
+
+
+def _runs_along(units: np.ndarray, dim: int) -> bool:
+    """Whether a family already has each slice along a dimension in a unit of its own."""
+    rows = np.moveaxis(units, dim, 0).reshape(units.shape[dim], -1)
+    first = rows[:, 0]
+    return bool((first >= 0).all() and (rows == rows[:, :1]).all() and len(np.unique(first)) == len(first))
+
+
+def _spread(values: np.ndarray, dim: int, shape: tuple[int, ...]) -> np.ndarray:
+    """``values`` along one dimension of ``shape``, repeated along the others."""
+    return np.broadcast_to(values.reshape([-1 if d == dim else 1 for d in range(len(shape))]), shape)
+
+
+def assigned(family: np.ndarray, where: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """The family with classes put into units (-1: leave them); units that meet in one class become one unit."""
+    where, units = where.ravel(), units.ravel()
+    where, units = where[units >= 0], units[units >= 0]
+    order = np.argsort(where, kind="stable")
+    at, new = where[order], units[order]
+    beside = np.stack([new[:-1], new[1:]])[:, at[1:] == at[:-1]]
+    before = np.stack([family[at], new])[:, family[at] >= 0]
+    meeting = np.concatenate([beside, before], axis=1)
+    meeting = meeting[:, meeting[0] != meeting[1]]
+    family = family.copy()
+    family[where] = units
+    if not meeting.shape[1]:
+        return family
+    size = int(max(family.max(), meeting.max())) + 1
+    graph = coo_array((np.ones(meeting.shape[1], bool), (meeting[0], meeting[1])), shape=(size, size))
+    root = connected_components(graph, directed=False)[1]
+    return np.where(family >= 0, root[family], -1)
+
+
+def minimal(families: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Drop families given twice, and units that contain a whole unit of another family."""
+    distinct: list[np.ndarray] = []
+    for family in families:
+        if (family >= 0).any() and not any(_same(family, d) for d in distinct):
+            distinct.append(family)
+    kept: list[np.ndarray] = []
+    for family in distinct:
+        spoilt = [unit for other in distinct if other is not family for unit in _containing(family, other)]
+        family = np.where(np.isin(family, spoilt), -1, family)
+        if (family >= 0).any() and not any(_same(family, k) for k in kept):
+            kept.append(family)
+    return kept
+
+
+def _containing(family: np.ndarray, other: np.ndarray) -> list[int]:
+    """Units of ``family`` that strictly contain a unit of ``other``."""
+    inside = other >= 0
+    if not (family[inside] >= 0).any():
+        return []
+    low = np.full(other.max() + 1, np.iinfo(np.int64).max)
+    high = np.full(other.max() + 1, -1)
+    np.minimum.at(low, other[inside], family[inside])
+    np.maximum.at(high, other[inside], family[inside])
+    whole = (low == high) & (low >= 0)
+    size = np.bincount(family[family >= 0], minlength=int(family.max()) + 1)
+    own = np.bincount(other[inside], minlength=len(low))
+    return [int(low[u]) for u in np.flatnonzero(whole) if size[low[u]] > own[u]]
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """The same sets of classes, whatever their numbers."""
+    if not np.array_equal(one >= 0, other >= 0):
+        return False
+    pairs = np.unique(np.stack([one, other])[:, one >= 0], axis=1)
+    return len(np.unique(pairs[0])) == pairs.shape[1] == len(np.unique(pairs[1]))

@@ -1,0 +1,133 @@
+"""Labels of an edited model, inherited from the model as it was: the second trace runs on them.
+
+Each label has a *fingerprint*, a random number; a slab's is the sum over what is left of its row, so nothing has to be
+looked up when rows get shorter. The lowest bits tell fresh units: zero for what is old, else a code of the new unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+
+import numpy as np
+
+from .maps import PlaceMap
+from .relations import Field, Relations
+
+CODE = np.int64(0xFFFF)
+_SHIFT = 16
+_MIX = np.int64(0x9E3779B97F4A7C15 - 2**64)
+
+
+class Disagreement(Exception):
+    """A call of the edited model doesn't do what it did before with what is left."""
+
+
+class Fingerprints:
+    """The fingerprint of every label of a first trace, and which labels an edit removes."""
+
+    def __init__(self, relations: Relations, gone: np.ndarray) -> None:
+        random = np.random.default_rng(relations.count)
+        self.of = random.integers(-(2**62), 2**62, relations.count) & ~CODE
+        self.of[0] = 0
+        self.gone = gone
+        for labels, kind, parts in relations.derived:
+            if kind == "slab":
+                left = np.where(self.gone[parts[0]], 0, self.of[parts[0]])
+                self.of[labels] = left.sum(1)
+                self.gone[labels] = self.gone[parts[0]].all(1)
+            else:
+                self.of[labels] = mixed([self.of[p] for p in parts])
+                self.gone[labels] = reduce(np.logical_or, _crossed([self.gone[p] for p in parts]))
+
+    def left(self, labels: np.ndarray) -> np.ndarray:
+        """The fingerprints of an array of labels without those that are gone."""
+        gone = self.gone[labels]
+        return _without(self.of[labels], gone) if gone.any() else self.of[labels]
+
+
+def _crossed(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Each array along a dimension of its own."""
+    return [p.reshape([-1 if a == axis else 1 for a in range(len(parts))]) for axis, p in enumerate(parts)]
+
+
+def _without(values: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """Leave out whole rows, columns, …; what is gone must be made of such."""
+    keep = [~gone.all(axis=tuple(a for a in range(gone.ndim) if a != axis)) for axis in range(gone.ndim)]
+    where = np.ix_(*keep)
+    if gone[where].any():
+        raise Disagreement("what would be left of two of its dimensions is no product of subsets")
+    return values[where]
+
+
+def old_only(values: np.ndarray) -> np.ndarray:
+    """Fingerprints without those of fresh units."""
+    fresh = (values & CODE) != 0
+    return _without(values, fresh) if fresh.any() else values
+
+
+def inherited(
+    labels: np.ndarray, place: PlaceMap, fresh: Mapping[int, tuple[int, np.ndarray]], prints: Fingerprints
+) -> np.ndarray:
+    """The fingerprints along an edited dimension.
+
+    Args:
+        labels: What the dimension had before.
+        place: How it was edited.
+        fresh: For the places of axes that grow (by id) a number that tells the axis from others, and its new units.
+    """
+    values = prints.of[labels][place.take]
+    if place.fresh.any():
+        codes = np.zeros(len(values), np.int64)
+        for position, units in place.units_after.items():
+            number, new = fresh.get(id(position), (0, np.zeros(0, np.int64)))
+            codes += np.where(np.isin(units, new), (units + 1) * 131 + number * 7919, 0)
+        values = np.where(place.fresh, values | (codes % 65535 + 1), values)
+    return values
+
+
+def mixed(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """A fingerprint for each combination."""
+    result, code = np.int64(1), np.int64(0)
+    for part in _crossed(parts):
+        result = (result ^ (part >> _SHIFT)) * _MIX
+        code = code + (part & CODE)
+    return (result << _SHIFT) | np.where(code == 0, 0, code % 65535 + 1)
+
+
+class Inherited(Relations):
+    """Stands in for the relations in a second trace: nothing is gathered, fresh units are checked as they meet."""
+
+    def equate(self, one: np.ndarray, other: np.ndarray) -> None:
+        key = (id(one), id(other))
+        if one is other or key in self._said:
+            return
+        self._said[key] = (one, other)
+        if ((one ^ other) & CODE).any():
+            raise Disagreement("a new unit would meet an old one")
+
+    def freeze(self, fields: Iterable[Field], reason: str) -> None:
+        """Nothing to gather."""
+
+    mark_inexact = freeze
+
+    def note_kind(self, labels: np.ndarray, kind: str, name: str = "") -> None:
+        """Nothing to gather."""
+
+    def rectangle(self, labels: np.ndarray) -> None:
+        """Nothing to gather."""
+
+    def part(self, labels: np.ndarray, axis: int, start: int, stop: int) -> None:
+        """Nothing to gather."""
+
+    def product(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        if len(parts) == 1:
+            return parts[0]
+        return mixed([p.ravel() for p in parts]).reshape([n for p in parts for n in p.shape])
+
+    def _slab(self, rows: np.ndarray) -> np.ndarray:
+        fresh = (rows & CODE) != 0
+        if not fresh.any():
+            return rows.sum(1)
+        clones = ((rows & ~CODE).sum(1) & ~CODE) | (rows[:, 0] & CODE)
+        return np.where(fresh.all(1), clones, np.where(fresh, 0, rows).sum(1))

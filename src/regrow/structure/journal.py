@@ -1,0 +1,165 @@
+"""What each call of a trace put out, written down once, and compared call by call when an edited model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .inherited import Disagreement, Fingerprints, old_only
+from .relations import Field, Labelled
+from .views import varying
+
+Shape = tuple[int, ...]
+
+
+class Record(NamedTuple):
+    """One call of the first trace."""
+
+    op: Any
+    numbers: tuple[Any, ...]  # those that enter the arithmetic
+    inputs: tuple[Labelled, ...]
+    outputs: tuple[Labelled, ...]
+    shapes: tuple[Shape, ...]
+    picked: tuple[np.ndarray, ...]  # labels that left the trace here
+    module: nn.Module | None
+    memory: tuple[tuple[int, ...], tuple[int, ...]]  # whose memory was read, and whose was written
+
+
+def numbers_of(call: Any, given: Sequence[Any], uniform: bool) -> tuple[Any, ...]:
+    """The Python numbers in a call's arithmetic.
+
+    Args:
+        call: The call.
+        given: Its arguments as the model gave them: on meta, a size that was made into a tensor is still real there.
+        uniform: Whether it works on a tensor made by a factory, whose number of elements then is a number.
+    """
+    name = call.op._schema.name
+    if torch.Tag.pointwise in call.op.tags or name in _WITH_NUMBERS:
+        on_meta = any(t.is_meta for t in call.outputs)
+        return tuple(_number(v) for v in given if isinstance(v, (int, float)) or (on_meta and _is_real_scalar(v)))
+    return (call.tensors[0].numel(),) if uniform and name in _REDUCTIONS else ()
+
+
+_WITH_NUMBERS = {"aten::addmm", "aten::baddbmm", "aten::full", "aten::scalar_tensor", "aten::new_full"}
+_REDUCTIONS = {"aten::sum", "aten::prod", "aten::linalg_vector_norm"}
+
+
+def _is_real_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0 and not value.is_meta
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) else value
+
+
+class Journal:
+    """The records of one trace, in order."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def note(self, record: Record) -> None:
+        """Write one call down."""
+        self.records.append(record)
+
+
+class Comparison:
+    """Reads a journal along with an edited model's calls.
+
+    Attributes:
+        position: How many calls have agreed.
+        numbers: Calls whose numbers differ from before.
+    """
+
+    def __init__(self, journal: Journal, prints: Fingerprints) -> None:
+        self.journal, self.prints = journal, prints
+        self.position = 0
+        self.numbers: list[int] = []
+        self._expected: dict[int, tuple[tuple[int, ...], np.ndarray]] = {}
+        self._found: dict[int, tuple[np.ndarray, tuple[Shape, np.ndarray]]] = {}
+        self._agreeing: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def note(self, record: Record) -> None:
+        """Compare one call with the same of the first trace.
+
+        Raises:
+            Disagreement: Another call was made, or its output isn't what is left of the output before.
+        """
+        if self.position >= len(self.journal.records):
+            raise Disagreement("the model makes more calls then")
+        before = self.journal.records[self.position]
+        if _called(before.op) != _called(record.op) or len(before.outputs) != len(record.outputs):
+            raise Disagreement("the model makes other calls then")
+        for i, (old, new) in enumerate(zip(before.outputs, record.outputs, strict=True)):
+            if old.fields or new.fields:
+                self._compare(old.fields, new.fields, before.shapes[i], record.shapes[i])
+        for one, other in zip(before.picked, record.picked, strict=False):
+            self._check(one, other)
+        if before.numbers != record.numbers:
+            self.numbers.append(self.position)
+        self.position += 1
+
+    def finish(self) -> None:
+        """All calls have been made.
+
+        Raises:
+            Disagreement: There are fewer than before.
+        """
+        if self.position < len(self.journal.records):
+            raise Disagreement("the model makes fewer calls then")
+
+    def _compare(self, old: Sequence[Field], new: Sequence[Field], before: Shape, now: Shape) -> None:
+        labelled = {d for f in old for d in f.dims}
+        if len(before) != len(now) or any(before[d] != now[d] for d in range(len(now)) if d not in labelled):
+            raise Disagreement("a size that carries no labels follows it")
+        found = {self._left(f.dims, self._reduce(f.labels)[0]): f.labels for f in new}
+        for fld in old:
+            dims = self._left(fld.dims, self._expect(fld.labels)[0])
+            if dims:
+                labels = found.pop(dims, None)
+                if labels is None:
+                    raise Disagreement("a dimension of it has lost its labels")
+                self._check(fld.labels, labels)
+        if any(found):
+            raise Disagreement("other dimensions carry labels then")
+
+    @staticmethod
+    def _left(dims: Shape, kept: Shape) -> Shape:
+        """A dimension with one index left carries no labels."""
+        return dims if len(dims) == len(kept) else tuple(dims[axis] for axis in kept)
+
+    def _check(self, old: np.ndarray, new: np.ndarray) -> None:
+        key = (id(old), id(new))
+        if key not in self._agreeing:
+            if not np.array_equal(self._expect(old)[1], self._reduce(new)[1]):
+                raise Disagreement("what is left of it isn't where it was")
+            self._agreeing[key] = (old, new)
+
+    def _reduce(self, labels: np.ndarray) -> tuple[Shape, np.ndarray]:
+        """What is old of an edited model's labels."""
+        if id(labels) not in self._found:
+            self._found[id(labels)] = labels, _reduced(old_only(labels))
+        return self._found[id(labels)][1]
+
+    def _expect(self, labels: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
+        """What is left of an array of labels: the dimensions on which it still varies, and its fingerprints."""
+        if id(labels) not in self._expected:
+            self._expected[id(labels)] = _reduced(self.prints.left(labels))
+        return self._expected[id(labels)]
+
+
+def _called(op: Any) -> Any:
+    """Calls that view and calls that copy to view are one: which it is may depend on sizes."""
+    return "view" if op._schema.name in _VIEWS else op
+
+
+_VIEWS = {"aten::view", "aten::_unsafe_view", "aten::reshape", "aten::_reshape_alias"}
+
+
+def _reduced(values: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
+    found = varying(values)
+    return ((), values.ravel()[:1]) if found is None else found

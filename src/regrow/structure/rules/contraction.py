@@ -1,0 +1,124 @@
+"""Products over dimensions: matrices, convolutions, attention."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..relate import Operand, aligned, along, contract, note_role, relate
+from ..relations import Field, PythonSize
+from ..trace import Call, Trace
+from .registry import rules_for
+
+_PRODUCTS = {
+    "mm": "nk,km->nm", "addmm": "nk,km->nm", "bmm": "bnk,bkm->bnm", "baddbmm": "bnk,bkm->bnm", "mv": "nk,k->n",
+    "addmv": "nk,k->n", "dot": "k,k->", "vdot": "k,k->", "ger": "n,m->nm",
+}  # fmt: skip
+
+
+@rules_for("mm bmm addmm baddbmm mv addmv dot vdot ger")
+def matrix_product(trace: Trace, call: Call) -> None:
+    """``(b) n k`` times ``(b) k m``, with what is added to it."""
+    *added, left, right = call.tensors
+    fields, origin = contract(trace, call, [left, right], _PRODUCTS[call.name])
+    trace.set(call.out, fields, origin)
+    if call.name in ("bmm", "baddbmm"):
+        _note_attention(trace, call, left, right)
+    elif origin == "weight" and left.ndim + right.ndim < 4:
+        for tensor in (left, right):
+            trace.relations.mark_inexact(trace.of(tensor).fields, "a norm of the weight runs over it")
+    for tensor in added:
+        _add_shift(trace, call, aligned(trace, tensor, call.out.ndim))
+    weight = right if trace.of(right).origin == "weight" else left
+    trace.book_flops(weight, 2 * call.out.numel() * left.shape[-1])
+
+
+def _note_attention(trace: Trace, call: Call, left: Tensor, right: Tensor) -> None:
+    """Where data meet data, what is contracted are features of a head, and what runs along are heads."""
+    if any(trace.of(t).origin != "data" for t in (left, right)):
+        return
+    for tensor, contracted in ((left, 2), (right, 1)):
+        for fld in trace.of(tensor).fields:
+            if contracted in fld.dims:
+                trace.note(call, fld.labels, "feature")
+            heads = trace.relations.restrict(fld, (0,))
+            if heads is not None:
+                trace.note(call, heads.labels, "head")
+
+
+@rules_for(
+    "convolution _convolution cudnn_convolution mkldnn_convolution convolution_overrideable",
+)
+def convolution(trace: Trace, call: Call) -> None:
+    """Groups are a letter of their own, so that a group stands for all its channels on both sides."""
+    data, weight, groups = call["input"], call["weight"], call["groups"]
+    transposed = call.get("transposed", False)
+    window = "." * (weight.ndim - 2)
+    batch = "b" if data.ndim == weight.ndim else ""
+    kernel = f"(gi)o{window}" if transposed else f"(go)i{window}"
+    if groups == 1:
+        kernel, spec = (f"io{window}" if transposed else f"oi{window}"), f"{batch}i{window}"
+        trace.set(call.out, *contract(trace, call, [data, weight], f"{spec},{kernel}->{batch}o"))
+    else:
+        spec = f"{batch}(gi){window},{kernel}->{batch}(go)"
+        trace.set(call.out, *contract(trace, call, [data, weight], spec, {"g": groups}))
+        _note_groups(trace, call, data, groups)
+    if call.get("bias") is not None:
+        _add_shift(trace, call, along(trace, call["bias"], dim=len(batch)))
+    moved = data if transposed else call.out
+    trace.book_flops(weight, 2 * weight.numel() * moved.numel() // moved.shape[len(batch)])
+
+
+@rules_for("torchvision::deform_conv2d")
+def deformable_convolution(trace: Trace, call: Call) -> None:
+    """As a convolution; offsets and masks are data of fixed size."""
+    data, weight, offset, mask = (call[name] for name in ("input", "weight", "offset", "mask"))
+    for tensor in (offset, mask):
+        trace.relations.freeze(trace.of(tensor).fields, "says where a deformable convolution looks")
+    spec = "b(gi)..,(go)i..->b(go)"
+    trace.set(call.out, *contract(trace, call, [data, weight], spec, {"g": call["groups"]}))
+    _add_shift(trace, call, along(trace, call["bias"], dim=1))
+
+
+def _add_shift(trace: Trace, call: Call, operand: Operand) -> None:
+    """Relate a bias to the output that it has been added to."""
+    out = aligned(trace, call.out, call.out.ndim)
+    trace.set(call.out, relate(trace, call, [out, operand], range(call.out.ndim)), out.origin)
+    if operand.origin == "weight":
+        note_role(trace, operand.fields, "shift")
+
+
+def _note_groups(trace: Trace, call: Call, data: Tensor, groups: int) -> None:
+    """The number of groups is a Python integer, and has to follow them."""
+    channels = next((f.labels for f in trace.of(data).fields if f.dims == (data.ndim - call["weight"].ndim + 1,)), None)
+    if channels is None:
+        return
+    owner = trace.owner_of(call["weight"])
+    if len(channels) > groups:
+        seen = trace.relations.restrict(Field((0, 1), channels.reshape(groups, -1)), (0,))
+        assert seen is not None
+        channels = seen.labels
+        trace.relations.note_kind(channels, "group", f"{owner}.groups")
+    trace.relations.sizes.append(PythonSize(call.module, owner, "groups", channels))
+
+
+@rules_for(
+    "_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+)
+def attention(trace: Trace, call: Call) -> None:
+    """Batch and heads run along, query and key are contracted over features; key heads may be shared by several."""
+    query, key, value = call["query"], call["key"], call["value"]
+    spec = "b(gr)nd,bgmd,bgme->b(gr)ne"
+    fields, origin = contract(trace, call, [query, key, value], spec, {"g": key.shape[1]})
+    for tensor in (query, key):
+        inside = [f for f in trace.of(tensor).fields if 3 in f.dims]
+        trace.relations.mark_inexact(inside, "the kernel scales by its size")
+        for fld in inside:
+            trace.note(call, fld.labels, "feature")
+    for heads in (trace.relations.restrict(f, (1,)) for f in fields):
+        if heads is not None:
+            trace.note(call, heads.labels, "head")
+    trace.set(call.outputs[0], fields, origin)
+    for out in call.outputs[1:]:
+        trace.set(out, (), "data")

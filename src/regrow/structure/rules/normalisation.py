@@ -1,0 +1,127 @@
+"""Normalisations: scale, shift and statistics lie along what is normalised."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..relate import Operand, aligned, along, note_role, relate
+from ..relations import Field, PythonSize
+from ..trace import Call, Trace
+from ..views import reshaped
+from .registry import rules_for
+
+_ROLES = {"weight": "scale", "bias": "shift", "running_mean": "mean", "running_var": "var"}
+
+
+@rules_for(
+    "native_batch_norm cudnn_batch_norm miopen_batch_norm",
+    "_native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_with_update",
+)
+def batch_norm(trace: Trace, call: Call) -> None:
+    """Everything lies along the channels; statistics of a batch run over all else."""
+    data = call["input"]
+    if call.get("training", call.name == "_batch_norm_with_update"):
+        _statistics_over(trace, call, data, [d for d in range(data.ndim) if d != 1])
+    _scaled(trace, call, data, 1)
+
+
+@rules_for("native_layer_norm _fused_rms_norm")
+def layer_norm(trace: Trace, call: Call) -> None:
+    """Statistics run over the last dimensions, along which scale and shift lie."""
+    data = call["input"]
+    first = data.ndim - len(call["normalized_shape"])
+    _statistics_over(trace, call, data, range(first, data.ndim))
+    operands = [aligned(trace, data, data.ndim)]
+    for argument, role in list(_ROLES.items())[:2]:
+        tensor = call.get(argument)
+        if tensor is not None:
+            operands.append(aligned(trace, tensor, data.ndim))
+            note_role(trace, operands[-1].fields, role)
+    _set(trace, call, relate(trace, call, operands, range(data.ndim)))
+
+
+@rules_for("native_group_norm")
+def group_norm(trace: Trace, call: Call) -> None:
+    """Each group is normalised by itself, so that whole groups may go; their number is a Python integer."""
+    data, groups = call["input"], call["group"]
+    for fld in trace.of(data).fields:
+        if fld.dims != (1,) or groups == 1:
+            _statistics_over(trace, call, data, range(1, data.ndim), [fld])
+            continue
+        [split] = reshaped(trace.relations, [fld], data.shape[:2], (data.shape[0], groups, data.shape[1] // groups))
+        if len(split.dims) > 1:
+            trace.relations.mark_inexact(_within(trace, split), f"{call.name} runs over it")
+            heads = trace.relations.restrict(split, (1,))
+            assert heads is not None
+            split = heads
+            trace.relations.note_kind(split.labels, "group")
+        if split.dims == (1,):
+            owner = trace.owner_of(call["weight"]) if call.get("weight") is not None else ""
+            trace.relations.sizes.append(PythonSize(call.module, owner, "num_groups", split.labels))
+    _scaled(trace, call, data, 1)
+
+
+def _within(trace: Trace, split: Field) -> list[Field]:
+    inside = trace.relations.restrict(split, (2,))
+    return [] if inside is None else [inside]
+
+
+def _statistics_over(trace: Trace, call: Call, data: Tensor, dims: object, fields: list[Field] | None = None) -> None:
+    over = set(dims)  # type: ignore[call-overload]
+    found = [f for f in (trace.of(data).fields if fields is None else fields) if over & set(f.dims)]
+    for fld in found:
+        seen = trace.relations.restrict(fld, tuple(over))
+        trace.relations.mark_inexact([seen] if seen is not None else [], f"{call.name} runs over it")
+
+
+def _scaled(trace: Trace, call: Call, data: Tensor, dim: int) -> None:
+    operands: list[Operand] = [aligned(trace, data, data.ndim)]
+    for argument, role in _ROLES.items():
+        tensor = call.get(argument)
+        if tensor is not None:
+            operands.append(along(trace, tensor, dim=dim))
+            note_role(trace, operands[-1].fields, role)
+    _set(trace, call, relate(trace, call, operands, range(data.ndim)))
+
+
+def _set(trace: Trace, call: Call, fields: list[Field]) -> None:
+    trace.set(call.outputs[0], fields, trace.of(call["input"]).origin)
+    for statistics in call.outputs[1:]:
+        trace.set(statistics, (), "data")
+
+
+@rules_for("_weight_norm_interface")
+def weight_norm(trace: Trace, call: Call) -> None:
+    """A direction, each of whose rows is scaled to a length."""
+    direction, length = call["v"], call["g"]
+    operands = [aligned(trace, direction, direction.ndim), aligned(trace, length, direction.ndim)]
+    fields = relate(trace, call, operands, range(direction.ndim))
+    note_role(trace, operands[1].fields, "scale")
+    trace.set(call.outputs[0], fields, "weight")
+    trace.set(call.outputs[1], trace.of(length).fields, "weight")
+
+
+@rules_for("_softmax _log_softmax _safe_softmax softmax log_softmax")
+def softmax(trace: Trace, call: Call) -> None:
+    """Everything along one dimension adds up to one."""
+    data = call.tensors[0]
+    _statistics_over(trace, call, data, [call["dim"] % max(1, data.ndim)])
+    known = trace.of(data)
+    trace.set(call.outputs[0], known.fields, known.origin)
+
+
+@rules_for("glu")
+def gated(trace: Trace, call: Call) -> None:
+    """One half of a dimension is multiplied by the other."""
+    data, dim = call.tensors[0], call.get("dim", -1) % call.tensors[0].ndim
+    shape = data.shape
+    halves = (*shape[:dim], 2, shape[dim] // 2, *shape[dim + 1 :])
+    fields = []
+    for fld in reshaped(trace.relations, trace.of(data).fields, shape, halves):
+        if dim in fld.dims:
+            axis = fld.dims.index(dim)
+            one, other = (fld.labels.take(i, axis) for i in (0, 1))
+            trace.relations.equate(one, other)
+            fld = Field(tuple(d for d in fld.dims if d != dim), one)
+        fields.append(Field(tuple(d if d < dim else d - 1 for d in fld.dims), fld.labels))
+    trace.set(call.out, fields, trace.of(data).origin)

@@ -1,0 +1,78 @@
+"""Calls that work place by place, and calls that make tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..relate import Operand, aligned, common_origin, note_role, relate
+from ..relations import Field
+from ..trace import Call, Trace
+from .registry import rules_for
+
+
+@rules_for(
+    "alias contiguous detach clone _to_copy native_dropout bernoulli bernoulli_ hardswish_ copy_ lift lift_fresh fill_",
+    "zero_ zeros_like ones_like empty_like full_like rand_like randn_like uniform_ normal_ random_ celu elu_ gelu_ ",
+    "leaky_relu_ rrelu rrelu_with_noise rrelu_with_noise_functional _prelu_kernel prelu nan_to_num tril triu",
+    "_conj resolve_conj _fw_primal lerp polar complex masked_fill masked_fill_ isin detach_ silu_",
+)
+def pointwise(trace: Trace, call: Call) -> None:
+    """All dimensions run together, as broadcasting aligns them."""
+    tensors = call.tensors
+    outputs = call.outputs
+    ndim = outputs[0].ndim
+    operands = [aligned(trace, t, ndim) for t in tensors]
+    if len(operands) == 1:
+        fields: Sequence[Field] = operands[0].fields
+    else:
+        fields = relate(trace, call, operands, range(ndim))
+        _note_meeting(trace, call, operands)
+    origin = common_origin(o.origin for o in operands)
+    for out in outputs:
+        if any(out is t for t in tensors):
+            _check_written(trace, call, out, fields)
+        trace.set(out, fields, origin)
+
+
+def _note_meeting(trace: Trace, call: Call, operands: Sequence[Operand]) -> None:
+    """A weight that meets data is a scale or a shift of it; data that are added to other data make a stream."""
+    name = call.name.rstrip("_")
+    with_data = [o for o in operands if o.origin == "data"]
+    if not with_data:
+        return
+    role = {"mul": "scale", "div": "scale", "add": "shift", "sub": "shift"}.get(name)
+    if role and len(with_data) < len(operands):
+        note_role(trace, (f for o in operands if o.origin == "weight" for f in o.fields), role)
+    elif name == "add":
+        one, other = (o.fields for o in with_data[:2])
+        for f in one:
+            if any(f.dims == g.dims and f.labels is not g.labels for g in other):
+                trace.relations.note_kind(f.labels, "stream")
+
+
+def _check_written(trace: Trace, call: Call, tensor: Tensor, fields: Sequence[Field]) -> None:
+    """A view that gains labels would have to give them to a base that isn't followed from here."""
+    before = {d for f in trace.of(tensor).fields for d in f.dims}
+    if tensor._is_view():
+        gained = [f for f in fields if not set(f.dims) <= before]
+        trace.relations.freeze(gained, f"is written into a part of another tensor by {call.name}")
+    if any(trace.of(t).origin == "data" for t in call.tensors):
+        trace.written(tensor)
+
+
+@rules_for(
+    "empty zeros ones full scalar_tensor new_empty new_zeros new_ones new_full empty_strided new_empty_strided",
+)
+def factory(trace: Trace, call: Call) -> None:
+    """One value everywhere: no labels, and no obstacle."""
+    for out in call.outputs:
+        trace.set_uniform(out)
+
+
+@rules_for("arange linspace rand randn randint randperm eye")
+def numbered(trace: Trace, call: Call) -> None:
+    """Values that differ from place to place: whatever meets them can't change size."""
+    for out in call.outputs:
+        trace.set(out, (), "data")

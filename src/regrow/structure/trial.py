@@ -1,0 +1,155 @@
+"""One run of a model with some of its axes edited, compared call by call with the run before."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from .axis import Axis, Count
+from .declared import outdated_sizes
+from .example import Example, named_tensors, tensors_in
+from .inherited import Disagreement, Fingerprints, Inherited, inherited
+from .journal import Comparison, Journal, Record
+from .maps import FRESH, PlaceMap, plan
+from .rules import rule_of
+from .trace import Trace, run
+
+Maps = Mapping[Axis, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        failure: Why the edited model isn't what is left of the model, or "".
+        position: How many calls agreed; of a successful trial all.
+        modules: The modules that were running when it failed, outermost first.
+        numbers: Positions of calls that were made with other numbers.
+    """
+
+    failure: str
+    position: int
+    modules: tuple[nn.Module, ...] = ()
+    numbers: tuple[int, ...] = ()
+
+    def further_than(self, other: Outcome) -> bool:
+        """Whether this run got further."""
+        return not self.failure or (bool(other.failure) and self.position > other.position)
+
+
+class Trials:
+    """Runs edited models against the journals of a first trace.
+
+    Args:
+        trace: The first trace; its sources are numbered by its labels.
+        journals: One for eval (False) and one for train mode (True), with the shapes of the outputs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Example,
+        trace: Trace,
+        journals: Mapping[bool, tuple[Journal, Sequence[tuple[int, ...]]]],
+    ) -> None:
+        self.model, self.example, self.trace, self.journals = model, example, trace, journals
+        self.tensors = named_tensors(model)
+        self.starts = {(source.tensor, source.dim): source for source in trace.sources}
+        self.made = 0
+
+    def record(self, training: bool, position: int) -> Record | None:
+        """What the call at a position did in the first trace."""
+        records = self.journals[training][0].records
+        return records[position] if position < len(records) else None
+
+    def run(self, axes: Sequence[Axis], maps: Maps, training: bool) -> Outcome:
+        """Run the model with these index maps applied, and compare."""
+        self.made += 1
+        try:
+            planned = plan(axes, maps)
+        except ValueError:
+            return Outcome("it shares a size with others that lie in another order", -1)
+        journal, shapes = self.journals[training]
+        prints = Fingerprints(self.trace.relations, self._gone(planned))
+        comparison = Comparison(journal, prints)
+        trace = Trace(rule_of, self.example.on_meta, Inherited(), comparison)
+        trace.count_flops = False
+        tensors = self._edited(trace, planned, maps, prints)
+        self.model.train(training)
+        with _counted(planned):
+            try:
+                out = run(trace, self.model, self.example.args, self.example.kwargs, tensors, outdated_sizes)
+                comparison.finish()
+            except Exception as error:
+                why = _first_line(error)
+                where = tuple(trace.modules)
+                if isinstance(error, Disagreement):
+                    return Outcome(why, comparison.position, where)
+                return Outcome(f"the model's code fails then: {why}", comparison.position, where)
+        if tuple(tuple(t.shape) for t in tensors_in(out)) != tuple(shapes):
+            return Outcome("the shape of the model's output would follow it", comparison.position)
+        return Outcome("", comparison.position, (), tuple(comparison.numbers))
+
+    def _gone(self, planned: Mapping[tuple[str, int], PlaceMap]) -> np.ndarray:
+        gone = np.zeros(self.trace.relations.count, bool)
+        for key, place in planned.items():
+            source = self.starts.get(key)
+            if source is not None:
+                left = np.zeros(source.size, bool)
+                left[place.take[~place.fresh]] = True
+                gone[source.start : source.start + source.size] = ~left
+        return gone
+
+    def _edited(
+        self, trace: Trace, planned: Mapping[tuple[str, int], PlaceMap], maps: Maps, prints: Fingerprints
+    ) -> dict[Tensor, Tensor]:
+        """Stand-ins of the edited shapes, with inherited labels."""
+        fresh = {}
+        for number, (axis, index_map) in enumerate(maps.items()):
+            new = np.flatnonzero(index_map == FRESH)
+            if len(new):
+                fresh.update({id(place): (number, new) for place in axis.places})
+        by_tensor: dict[str, dict[int, PlaceMap]] = {}
+        for (name, dim), place in planned.items():
+            by_tensor.setdefault(name, {})[dim] = place
+        found = {}
+        for name, tensor in self.tensors.items():
+            stand_in = self.example.edited(tensor, by_tensor.get(name, {}))
+            labels = {}
+            for dim in range(tensor.ndim):
+                source = self.starts.get((name, dim))
+                if source is not None:
+                    own = np.arange(source.start, source.start + source.size)
+                    place = by_tensor.get(name, {}).get(dim)
+                    labels[dim] = prints.of[own] if place is None else inherited(own, place, fresh, prints)
+            trace.add_source(name, stand_in, labels)
+            found[tensor] = stand_in
+        for tensor in self.example.tensors:
+            trace.add_input(tensor)
+        return found
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]
+
+
+@contextlib.contextmanager
+def _counted(planned: Mapping[tuple[str, int], PlaceMap]) -> Iterator[None]:
+    """Inside, the integers in Python count what is left."""
+    before = []
+    try:
+        for place in planned.values():
+            for count in place.places:
+                if isinstance(count, Count):
+                    before.append((count, getattr(count.owner, count.attribute)))
+                    setattr(count.owner, count.attribute, count.attribute_with(len(place.take)))
+        yield
+    finally:
+        for count, value in reversed(before):
+            setattr(count.owner, count.attribute, value)
