@@ -38,17 +38,12 @@ class Fingerprints:
                 self.gone[labels] = self.gone[parts[0]].all(1)
             else:
                 self.of[labels] = mixed([self.of[p] for p in parts])
-                self.gone[labels] = reduce(np.logical_or, _crossed([self.gone[p] for p in parts]))
+                self.gone[labels] = reduce(np.logical_or, [self.gone[p] for p in parts])
 
     def left(self, labels: np.ndarray) -> np.ndarray:
         """The fingerprints of an array of labels without those that are gone."""
         gone = self.gone[labels]
         return _without(self.of[labels], gone) if gone.any() else self.of[labels]
-
-
-def _crossed(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Each array along a dimension of its own."""
-    return [p.reshape([-1 if a == axis else 1 for a in range(len(parts))]) for axis, p in enumerate(parts)]
 
 
 def _without(values: np.ndarray, gone: np.ndarray) -> np.ndarray:
@@ -87,12 +82,12 @@ def inherited(
 
 
 def mixed(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """A fingerprint for each combination."""
+    """A fingerprint for each combination; what is fresh by one part alone keeps its code."""
     result, code = np.int64(1), np.int64(0)
-    for part in _crossed(parts):
+    for part in parts:
         result = (result ^ (part >> _SHIFT)) * _MIX
         code = code + (part & CODE)
-    return (result << _SHIFT) | np.where(code == 0, 0, code % 65535 + 1)
+    return (result << _SHIFT) | np.where(code > CODE, code % CODE + 1, code)
 
 
 class Inherited(Relations):
@@ -120,10 +115,8 @@ class Inherited(Relations):
     def part(self, labels: np.ndarray, axis: int, start: int, stop: int) -> None:
         """Nothing to gather."""
 
-    def product(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        if len(parts) == 1:
-            return parts[0]
-        return mixed([p.ravel() for p in parts]).reshape([n for p in parts for n in p.shape])
+    def _combine(self, parts: tuple[np.ndarray, ...]) -> np.ndarray:
+        return mixed(parts)
 
     def _slab(self, rows: np.ndarray) -> np.ndarray:
         fresh = (rows & CODE) != 0

@@ -36,10 +36,19 @@ class PlaceMap:
     def apply(self, place: Place, index_map: np.ndarray, size: int) -> None:
         """Follow one axis's index map, on top of what has been applied."""
         unit_of = place.unit_of.numpy()[self.take]
-        take, units = _rearrange(unit_of, run_of(unit_of, place.run), index_map, size)
+        take, units = _rearrange(unit_of, self._run(place, unit_of, size), index_map, size)
         self.take = self.take[take]
         self.fresh = self.fresh[take] | np.isin(units, np.flatnonzero(index_map == FRESH))
         self._steps.append((place, take, units))
+
+    def _run(self, place: Place, unit_of: np.ndarray, size: int) -> int:
+        """The run of a place after what has been applied; zero where it has lost its order."""
+        inside = int((unit_of >= 0).sum())
+        if size == 1 and place.run:
+            cycles = int((place.unit_of >= 0).sum()) // place.run
+            return inside // cycles if inside % cycles == 0 else 0
+        run = run_of(unit_of, place.run)
+        return run if run and inside % (size * run) == 0 else 0
 
     @cached_property
     def units_after(self) -> dict[Place, np.ndarray]:

@@ -41,9 +41,12 @@ class Proof:
 
     def run(self) -> list[Axis]:
         """All trials; the axes as they are then."""
+        for axis in self.axes:
+            if axis.size == 1:
+                axis.prunable = axis.growable = Verdict(False, "is the only one of its kind")
         self._settle("prunable", _random_subsets, training=True)
         self._settle("prunable", _first_halves, training=False)
-        stuck = [axis for axis in self.axes if not axis.prunable]
+        stuck = [axis for axis in self.axes if not axis.prunable and axis.size > 1]
         for axis in stuck:
             axis.growable = axis.prunable
         self._settle("growable", _grown, training=False)

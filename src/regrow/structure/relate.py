@@ -85,16 +85,19 @@ def equate_fields(relations: Relations, one: Field, other: Field) -> None:
 
 
 def _add(relations: Relations, fields: list[Field], new: Field) -> None:
-    """Add a field that is already equated with the others: of two that share places the wider says it all."""
+    """Add a field that is already equated with the others: of two that share places the wider says it all.
+
+    Two that share only some are combined: a product of queries and keys has heads, and features of both.
+    """
     for i, old in enumerate(fields):
         if set(new.dims) <= set(old.dims):
             return
         if set(old.dims) <= set(new.dims):
-            fields[i] = new
-            return
+            del fields[i]
+            return _add(relations, fields, new)
         if set(old.dims) & set(new.dims):
-            relations.freeze([old, new], "is laid out in two ways over the same dimensions")
-            return
+            del fields[i]
+            return _add(relations, fields, relations.combined([old, new]))
     fields.append(new)
 
 

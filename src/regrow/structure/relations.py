@@ -63,7 +63,10 @@ class PythonSize:
 
 
 class Derived(NamedTuple):
-    """Labels made from others: each stands for a whole row (``kind`` "slab") or for a combination ("product")."""
+    """Labels made from others: each stands for a whole row (``kind`` "slab") or for a combination ("all of").
+
+    The parts of combinations are broadcast to their shape.
+    """
 
     labels: np.ndarray
     kind: str
@@ -97,8 +100,10 @@ class Relations:
             if kind == "slab":
                 found.append((labels, parts[0]))
                 continue
-            for axis, part in enumerate(parts):
-                found.append((part, np.moveaxis(labels, axis, 0).reshape(len(part), -1)))
+            for part in parts:
+                inside = [axis for axis, n in enumerate(part.shape) if n > 1]
+                outside = [axis for axis in range(part.ndim) if axis not in inside]
+                found.append((part.ravel(), labels.transpose(inside + outside).reshape(part.size, -1)))
         return found
 
     def new_labels(self, count: int) -> np.ndarray:
@@ -183,18 +188,23 @@ class Relations:
         self.equate(np.broadcast_to(first.reshape(shape), fld.labels.shape), fld.labels)
         return Field(keep, first)
 
-    def product(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        """Labels for all combinations of those of several arrays; each goes when any of its parts does."""
-        if len(parts) == 1:
-            return parts[0]
-        key = ("product", *((p.shape, p.tobytes()) for p in parts))
+    def combined(self, fields: Sequence[Field]) -> Field:
+        """One field over all dimensions of several: each place there goes when any of its parts does."""
+        if len(fields) == 1:
+            return fields[0]
+        dims = tuple(sorted({d for f in fields for d in f.dims}))
+        parts = tuple(_spread(f, dims) for f in fields)
+        key = ("combined", *((p.shape, p.tobytes()) for p in parts))
         if key not in self._known:
-            flat = tuple(p.ravel() for p in parts)
-            labels = self.new_labels(math.prod(map(len, flat))).reshape([len(p) for p in flat])
-            self.derived.append(Derived(labels, "product", flat))
-            self.rectangle(labels)
-            self._known[key] = labels.reshape([n for p in parts for n in p.shape])
-        return self._known[key]
+            self._known[key] = self._combine(parts)
+        return Field(dims, self._known[key])
+
+    def _combine(self, parts: tuple[np.ndarray, ...]) -> np.ndarray:
+        shape = np.broadcast_shapes(*(p.shape for p in parts))
+        labels = self.new_labels(math.prod(shape)).reshape(shape)
+        self.derived.append(Derived(labels, "all of", parts))
+        self.rectangle(labels)
+        return labels
 
     def _slab(self, rows: np.ndarray) -> np.ndarray:
         key = (rows.shape, rows.tobytes())
@@ -202,3 +212,11 @@ class Relations:
             self._known[key] = self.new_labels(len(rows))
             self.derived.append(Derived(self._known[key], "slab", (rows,)))
         return self._known[key]
+
+
+def _spread(fld: Field, dims: Sequence[int]) -> np.ndarray:
+    """A field's labels with a dimension for each of ``dims``."""
+    order = sorted(range(len(fld.dims)), key=fld.dims.__getitem__)
+    labels = fld.labels.transpose(order)
+    sizes = dict(zip(sorted(fld.dims), labels.shape, strict=True))
+    return np.ascontiguousarray(labels).reshape([sizes.get(d, 1) for d in dims])

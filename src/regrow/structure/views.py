@@ -49,8 +49,7 @@ def _through(
 ) -> Field | None:
     key = tuple((f.dims, id(f.labels)) for f in members), inside, outside, tuple(before), tuple(after)
     if key not in relations.moved:
-        dims = tuple(d for f in members for d in f.dims)
-        labels = relations.product([f.labels for f in members])
+        dims, labels = relations.combined(members)
         order = sorted(range(len(dims)), key=dims.__getitem__)
         labels = labels.transpose(order).reshape([before[d] if d in dims else 1 for d in inside])
         labels = np.broadcast_to(labels, [before[d] for d in inside]).reshape([after[d] for d in outside])

@@ -111,9 +111,9 @@ def cut(trace: Trace, call: Call) -> None:
             found.append(Field(dims, fld.labels))
     for out, fields in zip(call.outputs, arrived, strict=True):
         trace.set(out, fields, known.origin)
-    if call.name == "split_with_sizes":
-        for out, fields, size in zip(call.outputs, arrived, call["split_sizes"], strict=True):
-            _note_sizes(trace, call, [size if d == dim else -1 for d in range(out.ndim)], out, fields)
+    sizes = call.get("split_sizes") or [call.get("split_size", -1)] * len(call.outputs)
+    for out, fields, size in zip(call.outputs, arrived, sizes, strict=False):
+        _note_sizes(trace, call, [size if d == dim else -1 for d in range(out.ndim)], out, fields)
     _note_parts(trace, call, known.fields, dim)
 
 
