@@ -15,6 +15,7 @@ from .pruning.l1 import L1
 from .saving import load, reshape_, save
 from .shaper import Shaper
 from .structure import Axis, Structure, analyze
+from .structure.rules import rule
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "prune_",
     "register",
     "reshape_",
+    "rule",
     "save",
     "testing",
 ]

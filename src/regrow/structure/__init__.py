@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from .assemble import Frozen, assemble, without_immovable
-from .axis import Axis, Count, Entry, Verdict
+from .axis import KINDS, TAGS, Axis, Count, Entry, Verdict
 from .example import Example, named_tensors, tensors_in
 from .journal import Journal
 from .prove import Proof
@@ -77,8 +77,18 @@ class Structure:
         return len(self.axes)
 
     def select(self, pattern: str = "*", kind: str | None = None) -> tuple[Axis, ...]:
-        """The axes whose name matches a shell-style pattern, in execution order; of one kind if it is given."""
-        return tuple(a for a in self.axes if fnmatchcase(a.name, pattern) and kind in (None, a.kind))
+        """The axes whose name matches a shell-style pattern, in execution order.
+
+        Args:
+            kind: Only those that are of this kind, or have this tag: "neuron", "head", "feature", "group",
+                "stream", "embedding" or "output".
+
+        Raises:
+            ValueError: There is no such kind.
+        """
+        if kind is not None and kind not in (*KINDS, *TAGS):
+            raise ValueError(f"there is no kind {kind!r} of axis; kinds are {', '.join((*KINDS, *sorted(TAGS)))}.")
+        return tuple(a for a in self.axes if fnmatchcase(a.name, pattern) and kind in (None, a.kind, *a.tags))
 
     def flops(self, sizes: Mapping[str, int] | None = None) -> float:
         """FLOPs (2 × multiply-adds) of one forward pass on the analysed example.
@@ -90,6 +100,10 @@ class Structure:
             sizes = {name: tensor.numel() for name, tensor in named_tensors(self.model).items()}
         booked = {name: share for name, share in self._flops.items() if name is not None}
         return self._flops.get(None, 0.0) + sum(share * sizes[name] for name, share in booked.items())
+
+    def flops_per_element(self, name: str) -> float:
+        """The part of :meth:`flops` that goes with each element of one tensor."""
+        return self._flops.get(name, 0.0)
 
     def tensor(self, name: str) -> Tensor:
         """The parameter or buffer of that name, as it is now."""
@@ -146,7 +160,10 @@ class _Analysis:
 
     def __init__(self, model: nn.Module, example: Example) -> None:
         self.model, self.example = model, example
-        self.journals: dict[bool, tuple[Journal, list[tuple[int, ...]]]] = {False: (Journal(), []), True: (Journal(), [])}
+        self.journals: dict[bool, tuple[Journal, list[tuple[int, ...]]]] = {
+            False: (Journal(), []),
+            True: (Journal(), []),
+        }
         self.trace = Trace(rule_of, example.on_meta, Relations(), self.journals[False][0])
         self.trace.module_names = {module: name for name, module in model.named_modules()}
         tensors = example.stand_ins(model)

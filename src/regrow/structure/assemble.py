@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .axis import Axis, Count, Entry, Verdict
+from .axis import TAGS, Axis, Count, Entry, Verdict
 from .declared import declares_sizes
 from .integers import Integer, integers
 from .maps import regular_run
@@ -140,26 +140,21 @@ class _Assembly:
                 continue
             run = regular_run(unit_of, int(unit_of.max()) + 1)
             owner = self.model.get_submodule(size.owner) if size.argument else None
-            for module in dict.fromkeys([size.running, owner]):
-                for integer in _integers_called(module, size.argument, len(unit_of)):
-                    count = Count(torch.from_numpy(unit_of), run, self.names[module], integer)
-                    if count.key not in seen:
-                        seen.add(count.key)
-                        yield count
+            holders = [m for m in dict.fromkeys([size.running, owner]) if m is not None]
+            for module, integer in _integers_called(holders, size.argument, len(unit_of)):
+                count = Count(torch.from_numpy(unit_of), run, self.names[module], integer)
+                if count.key not in seen:
+                    seen.add(count.key)
+                    yield count
 
 
-#: What an axis may be besides its kind.
-TAGS = frozenset({"group", "stream", "embedding", "output"})
-
-
-def _integers_called(module: nn.Module | None, argument: str, value: int) -> list[Integer]:
-    """The integers of a module with this value: those of the argument's name; without a name, the only one."""
-    if module is None or (not argument and declares_sizes(module)):
-        return []
-    found = [integer for integer in integers(module) if integer.value == value]
-    if argument:
-        return [integer for integer in found if integer.name == argument]
-    return found if len(found) == 1 else []
+def _integers_called(modules: list[nn.Module], argument: str, value: int) -> list[tuple[nn.Module, Integer]]:
+    """The integers of modules with this value: those of the argument's name, or else of each module the only one."""
+    found = {m: [integer for integer in integers(m) if integer.value == value] for m in modules}
+    named = [(m, integer) for m, here in found.items() for integer in here if integer.name == argument]
+    if named:
+        return named
+    return [(m, here[0]) for m, here in found.items() if len(here) == 1 and not declares_sizes(m)]
 
 
 def _roles(trace: Trace) -> dict[int, str]:

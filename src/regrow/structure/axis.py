@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,10 @@ class Verdict:
 
 
 YES = Verdict(True)
+
+#: What an axis is made of, and what it may be besides.
+KINDS = ("neuron", "head", "feature")
+TAGS = frozenset({"group", "stream", "embedding", "output"})
 
 
 @dataclass(eq=False)
@@ -159,6 +163,28 @@ class Axis:
     @property
     def places(self) -> tuple[Place, ...]:
         return (*self.entries, *self.counts)
+
+    @property
+    def params(self) -> int:
+        """Parameters that leave with one unit; where units differ, their mean, rounded."""
+        return round(sum(lost for _, lost in self._lost()))
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of a forward pass on the analysed example that leave with one unit; see :meth:`Structure.flops`."""
+        return sum(self.structure.flops_per_element(tensor) * lost for tensor, lost in self._lost())
+
+    def _lost(self) -> Iterator[tuple[str, float]]:
+        """Parameters with the number of their elements that leave with one unit."""
+        left: dict[str, float] = {}
+        numbers = {}
+        for entry in self.entries:
+            if isinstance(entry.tensor, nn.Parameter):
+                share = int((entry.unit_of >= 0).sum()) / (self.size * len(entry.unit_of))
+                left[entry.name] = left.get(entry.name, 1.0) * (1 - share)
+                numbers[entry.name] = entry.tensor.numel()
+        for name, share in left.items():
+            yield name, numbers[name] * (1 - share)
 
     @property
     def producers(self) -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
@@ -42,7 +42,7 @@ def _prelu(m: nn.PReLU) -> dict[str, Any]:
 
 
 def _recurrent(m: nn.RNNBase) -> dict[str, Any]:
-    first, recurrent = m.weight_ih_l0, m.weight_hh_l0
+    first, recurrent = (cast(Tensor, getattr(m, name)) for name in ("weight_ih_l0", "weight_hh_l0"))
     sizes = {"input_size": first.shape[1]}
     if m.proj_size:
         sizes["proj_size"] = recurrent.shape[1]

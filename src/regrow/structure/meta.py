@@ -49,8 +49,10 @@ def _pointwise(func: Any, args: tuple, kwargs: dict) -> Any:
     key: list[object] = [func, *kwargs]
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
-            if not value.is_contiguous() or value.ndim > like.ndim or any(
-                n not in (1, m) for n, m in zip(reversed(value.shape), reversed(like.shape), strict=False)
+            if (
+                not value.is_contiguous()
+                or value.ndim > like.ndim
+                or any(n not in (1, m) for n, m in zip(reversed(value.shape), reversed(like.shape), strict=False))
             ):
                 return func(*args, **kwargs)
             key.append((value.dtype, value.ndim == 0))

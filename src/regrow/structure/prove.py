@@ -51,6 +51,9 @@ class Proof:
             axis.growable = axis.prunable
         self._settle("growable", _grown, training=False)
         self._try_to_grow(stuck)
+        for axis in self.axes:
+            if axis.size == 2 and axis.prunable and not axis.growable:
+                axis.prunable = axis.growable  # at its least, only growth shows whether its size may differ
         return self.axes
 
     def _settle(self, verdict: str, edit: Edit, training: bool) -> None:
@@ -60,6 +63,8 @@ class Proof:
             outcome = self.trials.run(self.axes, maps, training)
             if not outcome.failure:
                 return self._compare_numbers(maps, outcome, training)
+            if not maps:
+                return None  # the model doesn't even repeat itself
             suspects = Suspects(self.trials, maps, outcome, training).axes or list(maps)
             if self.trials.made > RUNS:
                 self._refuse(suspects, verdict, outcome.failure)
@@ -134,7 +139,10 @@ def _first_halves(axes: Sequence[Axis]) -> Maps:
 
 
 def _at_least_two(left: np.ndarray) -> np.ndarray:
-    """Torch makes other calls for a dimension of size 1, and nothing could be compared along it: a new unit is added."""
+    """Torch makes other calls for a dimension of size 1, and nothing can be compared along it: a new unit is added.
+
+    So of two units nothing is seen to shrink; they may go only if more may come.
+    """
     return left if len(left) > 1 else np.append(left, FRESH)
 
 

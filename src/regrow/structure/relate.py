@@ -192,9 +192,7 @@ def _note_sides(trace: Trace, operands: Sequence[Operand], kept: set[int]) -> No
                 note_role(trace, [fld], "in" if operand is operands[0] else "out")
 
 
-def _joined(
-    relations: Relations, fields: Sequence[Field], dims: list[str], extents: dict[str, int]
-) -> Sequence[Field]:
+def _joined(relations: Relations, fields: Sequence[Field], dims: list[str], extents: dict[str, int]) -> Sequence[Field]:
     """From letters to the output's dimensions; letters that share a dimension become one again."""
     letters = "".join(dims)
     spread = [Field(tuple(letters.index(chr(p)) for p in f.dims), f.labels) for f in fields]

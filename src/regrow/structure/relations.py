@@ -175,7 +175,7 @@ class Relations:
         return Field(keep, self._restricted[key][1])
 
     def collapse(self, fld: Field, fixed: Iterable[int], reason: str) -> Field | None:
-        """Some of the field's dimensions can't change size: all along them goes together; without others, it is frozen."""
+        """Some of the field's dimensions can't change: all along them goes together; without others, it is frozen."""
         fixed = set(fixed)
         keep = tuple(d for d in fld.dims if d not in fixed)
         if keep == fld.dims:

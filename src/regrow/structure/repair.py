@@ -30,9 +30,7 @@ class Repairs:
         self.names = {module: name for name, module in trials.model.named_modules()}
         self.by_name = {name: module for module, name in self.names.items()}
 
-    def mend(
-        self, axes: Sequence[Axis], axis: Axis, edit: Edit, training: bool, outcome: Outcome
-    ) -> list[Axis] | None:
+    def mend(self, axes: Sequence[Axis], axis: Axis, edit: Edit, training: bool, outcome: Outcome) -> list[Axis] | None:
         """Repair until the model runs with one axis edited: the axes that there are then, or None."""
         said = len(self.trials.trace.relations.equal)
         counts = [(a, a.counts) for a in axes]
@@ -76,8 +74,11 @@ class Repairs:
             axis.counts = (*before, *chosen)
             now = self.trials.run(axes, maps, training)
             if now.further_than(outcome):
+                tried = axis.counts
                 for count in chosen:
                     self._follow_alike(axes, axis, count)
+                if now.failure and axis.counts != tried:
+                    now = self.trials.run(axes, maps, training)
                 return axes, axis, now
         axis.counts = before
         return None
@@ -158,9 +159,9 @@ class Repairs:
         own = [s for s in self.trials.trace.sources if prefix in (_holder(s.tensor), _holder(_holder(s.tensor)))]
         held = {s: frozenset(a for a in axes if any(e.key == (s.tensor, s.dim) for e in a.entries)) for s in own}
         for one, other in combinations(own, 2):
-            if one.size == other.size and held[one] != held[other] and held[one] and held[other]:
-                if axis in held[one] | held[other]:
-                    yield one, other
+            alike = one.size == other.size and held[one] and held[other]
+            if alike and held[one] != held[other] and axis in held[one] | held[other]:
+                yield one, other
 
     def _alike(self, module: nn.Module, one: Source, other: Source) -> list[tuple[Source, Source]]:
         prefix = self.names[module]

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from .closure import blocks, minimal
 from .relations import FIXED, Relations
 
+
 @dataclass
 class Notes:
     """For each class the first note made on it: an index into ``texts``, or -1."""

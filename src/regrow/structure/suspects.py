@@ -29,7 +29,9 @@ class Suspects:
         position = outcome.position if position is None else position
         record = trials.record(training, position)
         self.modules = outcome.modules or ((record.module,) if record is not None and record.module is not None else ())
-        arrays = [] if record is None else [f.labels for known in (*record.inputs, *record.outputs) for f in known.fields]
+        arrays = (
+            [] if record is None else [f.labels for known in (*record.inputs, *record.outputs) for f in known.fields]
+        )
         if record is not None:
             arrays += record.picked
         places = self._places(arrays)

@@ -8,7 +8,7 @@ the relations gathered here are solved in ``solve.py``.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ class Trace(TorchDispatchMode):
         name = self.module_names.get(call.module, "") if call.module is not None else ""
         self.relations.note_kind(labels, kind, f"{name}.{kind}s" if name else f"{kind}s")
 
-    def integers_of(self, module: nn.Module | None) -> set[int]:
+    def integers_of(self, module: nn.Module | None) -> Collection[int]:
         """The values of the integers that a module keeps."""
         if module not in self._integers:
             self._integers[module] = {found.value for found in integers(module)} if module is not None else set()

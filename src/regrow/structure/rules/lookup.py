@@ -95,7 +95,9 @@ def select_by_index(trace: Trace, call: Call) -> None:
     trace.set(call.out, [f for f in found if f is not None], trace.of(data).origin)
 
 
-@rules_for("index_add index_add_ index_copy index_copy_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ scatter")
+@rules_for(
+    "index_add index_add_ index_copy index_copy_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ scatter"
+)
 def add_by_index(trace: Trace, call: Call) -> None:
     """What is added runs along with what it is added to, but for the dimension that is looked up."""
     data, dim = call.tensors[0], call["dim"] % call.tensors[0].ndim
@@ -111,4 +113,3 @@ def add_by_index(trace: Trace, call: Call) -> None:
     if call.out is data:
         trace.written(data)
     trace.set(call.out, fields, "data")
-
