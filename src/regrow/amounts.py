@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import NotPermissible
 from .structure import Axis, Structure
+from .structure.axis import BOUNDARY
 
 #: int: units; float: a fraction; a mapping: axis name -> either.
 Amount = int | float | Mapping[str, int | float]
@@ -70,7 +71,9 @@ def axes_of(target: Target, limits: Limits, kinds: tuple[str, ...], verdict: str
     if isinstance(target, Axis):
         found = [target]
     elif isinstance(target, Structure):
-        found = [axis for axis in target.axes if axis.kind in kinds and getattr(axis, verdict)]
+        found = [
+            axis for axis in target.axes if axis.kind in kinds and getattr(axis, verdict) and not axis.tags & BOUNDARY
+        ]
     elif isinstance(target, Sequence) and not isinstance(target, str) and all(isinstance(a, Axis) for a in target):
         found = list(dict.fromkeys(target))
     else:

@@ -177,7 +177,7 @@ def apply(
     planned = plan(structure.axes, maps)
     by_tensor: dict[str, dict[int, PlaceMap]] = {}
     for (name, dim), place in planned.items():
-        if dim >= 0:
+        if isinstance(place.places[0], Entry):
             by_tensor.setdefault(name, {})[dim] = place
     tensors = {name: structure.tensor(name) for name in by_tensor}
     edited = _edited(tensors, by_tensor, maps, values)
@@ -194,7 +194,7 @@ def apply(
             plan_resets(writes, optimizer, unable)
         _plan_bookkeeping(writes, structure, planned, maps)
         writes.run()
-        for owner in _owners(structure.model, by_tensor):
+        for owner in _owners(structure.model, tensors.values()):
             for attribute, size in outdated_sizes(owner):
                 writes.attribute(owner, attribute, size)
         writes.run()
@@ -304,10 +304,11 @@ def _plan_bookkeeping(
             writes.attribute(count.owner, count.attribute, count.attribute_with(len(planned[count.key].take)))
 
 
-def _owners(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
+def _owners(model: nn.Module, tensors: Iterable[Tensor]) -> list[nn.Module]:
     """The modules whose declared sizes may have changed; a parametrised weight belongs to the module above."""
-    paths = dict.fromkeys(
-        name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
-        for name in names
-    )
-    return [model.get_submodule(path) for path in paths]
+    edited = set(tensors)
+    paths = []
+    for path, module in model.named_modules():
+        if not edited.isdisjoint([*module._parameters.values(), *module._buffers.values()]):
+            paths.append(path.partition(".parametrizations.")[0])
+    return [model.get_submodule(path) for path in dict.fromkeys(paths)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from .assemble import Frozen, assemble, without_immovable
 from .axis import KINDS, TAGS, Axis, Count, Entry, Verdict
+from .boundary import Boundary
 from .example import Example, named_tensors, tensors_in
 from .journal import Journal
 from .prove import Proof
@@ -23,8 +24,9 @@ from .solve import solve
 from .table import table
 from .trace import Trace, run
 from .trial import Trials
+from .verify import Verification, verify
 
-__all__ = ["Axis", "Count", "Entry", "Frozen", "Structure", "UnknownName", "Verdict", "analyze"]
+__all__ = ["Axis", "Count", "Entry", "Frozen", "Structure", "UnknownName", "Verdict", "Verification", "analyze"]
 
 
 class UnknownName(KeyError, ValueError):
@@ -44,8 +46,16 @@ class Structure:
         unknown: Calls without a rule -> how often they were made; what they touched is frozen.
     """
 
-    def __init__(self, model: nn.Module, axes: tuple[Axis, ...], frozen: tuple[Frozen, ...], trace: Trace) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        axes: tuple[Axis, ...],
+        frozen: tuple[Frozen, ...],
+        trace: Trace,
+        example: tuple[tuple, dict[str, Any]],
+    ) -> None:
         self.model, self.axes, self.frozen = model, axes, frozen
+        self._example = example
         self.unknown = dict(trace.unknown)
         self._flops = dict(trace.flops)
         self.edits: list[object] = []  # applied and not undone, oldest first
@@ -110,12 +120,44 @@ class Structure:
         path, _, attribute = name.rpartition(".")
         return getattr(self.model.get_submodule(path), attribute)
 
+    def verify(
+        self, x: Any = None, *, args: tuple | None = None, kwargs: dict[str, Any] | None = None, each: bool = True
+    ) -> Verification:
+        """Compare on real numbers what the analysis promises, in eval mode, on copies of the model's tensors.
+
+        Of each axis the first half of its units and a random half are removed, and compared with the model in which
+        they are silent; and a unit is added that sends nothing.
+
+        Args:
+            x, args, kwargs: Inputs as :func:`analyze` takes them; by default the example that was analysed.
+            each: Each axis by itself; else all exact axes together, and all others, in a few passes.
+
+        Returns:
+            What was found: ``ok``, ``failures``, and a table when printed.
+
+        Raises:
+            ValueError: The model's weights don't exist.
+
+        >>> import torch, regrow as rg
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> print(rg.analyze(net, torch.rand(2, 4)).verify())
+        3 checks: all right
+        """
+        if x is None and args is None and kwargs is None:
+            return verify(self, *self._example, each)
+        return verify(self, _positional(x, args), kwargs or {}, each)
+
     def __str__(self) -> str:
         return table(self)
 
 
 def analyze(
-    model: nn.Module, x: Any = None, *, args: tuple | None = None, kwargs: dict[str, Any] | None = None
+    model: nn.Module,
+    x: Any = None,
+    *,
+    args: tuple | None = None,
+    kwargs: dict[str, Any] | None = None,
+    grow_outputs: bool | str | Sequence[str] = False,
 ) -> Structure:
     """Find every axis of a model along which units may come and go.
 
@@ -127,6 +169,9 @@ def analyze(
         model: Any module.
         x: Its input, or a tuple of positional inputs; the batch should hold at least two examples.
         args, kwargs: The inputs of a model that takes more, in place of ``x``.
+        grow_outputs: Whether what the user meets may grow as well: classes, a vocabulary (also of an embedding that
+            is tied to a head), input channels. All of these for True, else those of the modules or tensors with
+            these names. They are axes with the tag "output" or "input", which only grow where they are named.
 
     Raises:
         TypeError: The model is no module, or there is no example.
@@ -145,39 +190,51 @@ def analyze(
         raise TypeError("analyze needs an example: analyze(model, x) or analyze(model, args=(…), kwargs={…}).")
     if any(is_lazy(p) for p in [*model.parameters(), *model.buffers()]):
         raise ValueError("the model has lazy layers without a shape yet; run it once before it is analysed.")
-    positional = args if args is not None else x if isinstance(x, tuple) else () if x is None else (x,)
+    positional = _positional(x, args)
     if any(leaf.numel() == 0 for leaf in pytree.tree_leaves((positional, kwargs)) if isinstance(leaf, Tensor)):
         raise ValueError("the example is empty; give one with a batch of two.")
     with untouched(model):
-        analysis = _trace(model, positional, kwargs or {})
+        analysis = _trace(model, positional, kwargs or {}, Boundary(grow_outputs))
         axes, frozen = analysis.prove()
     axes, frozen = without_immovable(axes, frozen)
-    return Structure(model, axes, frozen, analysis.trace)
+    return Structure(model, axes, frozen, analysis.trace, (positional, kwargs or {}))
+
+
+def _positional(x: Any, args: tuple | None) -> tuple:
+    return args if args is not None else x if isinstance(x, tuple) else () if x is None else (x,)
 
 
 class _Analysis:
     """A first trace and what follows from it."""
 
-    def __init__(self, model: nn.Module, example: Example) -> None:
+    def __init__(self, model: nn.Module, example: Example, boundary: Boundary) -> None:
         self.model, self.example = model, example
         self.journals: dict[bool, tuple[Journal, list[tuple[int, ...]]]] = {
             False: (Journal(), []),
             True: (Journal(), []),
         }
-        self.trace = Trace(rule_of, example.on_meta, Relations(), self.journals[False][0])
+        self.trace = Trace(rule_of, example.on_meta, Relations(), self.journals[False][0], boundary)
         self.trace.module_names = {module: name for name, module in model.named_modules()}
         tensors = example.stand_ins(model)
         for name, tensor in named_tensors(model).items():
             self.trace.add_source(name, tensors[tensor])
-        for tensor in example.tensors:
-            self.trace.add_input(tensor)
+        for number, tensor in enumerate(example.tensors):
+            self.trace.add_input(number, tensor)
         for training, (journal, shapes) in self.journals.items():
             model.train(training)
             self.trace.count_flops, self.trace.journal = not training, journal
             for out in tensors_in(run(self.trace, model, example.args, example.kwargs, tensors)):
-                self.trace.relations.freeze(self.trace.of(out).fields, "is the model's output")
-                shapes.append(tuple(out.shape))
+                shapes.append(self._put_out(out))
         self.trace.relations.join_parts()
+
+    def _put_out(self, out: Tensor) -> tuple[int, ...]:
+        """Freeze an output, but for what may grow; its shape, with -1 there."""
+        opened = [f for f in self.trace.of(out).fields if self.trace.opened(f)]
+        for fld in opened:
+            self.trace.relations.note_kind(fld.labels, "output")
+        self.trace.relations.freeze([f for f in self.trace.of(out).fields if f not in opened], "is the model's output")
+        growing = {d for f in opened for d in f.dims}
+        return tuple(-1 if d in growing else n for d, n in enumerate(out.shape))
 
     def prove(self) -> tuple[tuple[Axis, ...], tuple[Frozen, ...]]:
         """The axes that stand the trials."""
@@ -197,12 +254,18 @@ class _Analysis:
         return self._solved()
 
 
-def _trace(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> _Analysis:
+def _trace(model: nn.Module, args: tuple, kwargs: dict[str, Any], boundary: Boundary) -> _Analysis:
     """On meta if possible: no arithmetic, no memory; code that looks at values needs the real device."""
+
+    def trace(on_meta: bool) -> _Analysis:
+        example = Example.of(args, kwargs, on_meta)
+        found = _Analysis(model, example, boundary)
+        return _Analysis(model, example, boundary) if boundary.met else found
+
     try:
-        return _Analysis(model, Example.of(args, kwargs, on_meta=True))
+        return trace(on_meta=True)
     except Exception as on_meta:
         try:
-            return _Analysis(model, Example.of(args, kwargs, on_meta=False))
+            return trace(on_meta=False)
         except Exception as error:
             raise ValueError(f"the model doesn't run on the example: {error}") from on_meta

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .axis import TAGS, Axis, Count, Entry, Verdict
+from .axis import BOUNDARY, TAGS, Axis, Count, Entry, Verdict
+from .boundary import Given, name_of_input
 from .declared import declares_sizes
 from .integers import Integer, integers
 from .maps import regular_run
@@ -41,6 +42,7 @@ class _Assembly:
 
     def __init__(self, model: nn.Module, trace: Trace, solution: Solution) -> None:
         self.model, self.trace, self.solution = model, trace, solution
+        self.given = {name_of_input(number): number for number in trace.boundary.met}
         used = (source for source in trace.sources if source.tensor in trace.order)
         self.sources = sorted(used, key=lambda source: (trace.order[source.tensor], source.dim))
         self.roles = _roles(trace)
@@ -56,6 +58,8 @@ class _Assembly:
         """Indices that are in no axis, with the first reason given for each."""
         notes = self.solution.frozen
         for source in self.trace.sources:
+            if source.tensor in self.given:
+                continue
             if source.tensor not in self.trace.order:
                 yield Frozen(source.tensor, source.dim, source.size, "no traced call reads it")
                 continue
@@ -106,14 +110,27 @@ class _Assembly:
         noted = [(kind, name) for labels, kind, name in self.trace.relations.kinds if self._holds(labels, member_of)]
         kinds = {kind for kind, _ in noted}
         kind = "head" if kinds & {"head", "group"} else "feature" if "feature" in kinds else "neuron"
-        called = {"head": ("head", "group"), "feature": ("feature",)}.get(kind, ())
+        called = {"head": ("head", "group"), "feature": ("feature",)}.get(kind, ("input",))
         name = next((name for noted_kind, name in noted if name and noted_kind in called), "")
         axis = Axis(name, kind, size, tuple(entries))
         axis.tags = frozenset(kinds & TAGS)
         axis.counts = tuple(self._counts(member_of))
+        axis.inputs = tuple(self._inputs(member_of, size))
+        if axis.inputs:
+            axis.tags |= {"input"}
+            axis.name = name or ".".join(filter(None, (entries[0].name.rpartition(".")[0], "inputs")))
+        if axis.tags & BOUNDARY:
+            axis.prunable = Verdict(False, "is at the model's boundary, where positions have a meaning")
         reason = self.solution.inexact.first(np.flatnonzero(member_of >= 0))
         axis.exact = Verdict(not reason, reason)
         return axis
+
+    def _inputs(self, member_of: np.ndarray, size: int) -> Iterator[Given]:
+        for source in self.trace.sources:
+            unit_of = member_of[self._classes(source)]
+            if source.tensor in self.given and (unit_of >= 0).any():
+                run = regular_run(unit_of, size)
+                yield Given(torch.from_numpy(unit_of), run, self.given[source.tensor], source.dim)
 
     def _holds(self, labels: np.ndarray, member_of: np.ndarray) -> bool:
         return bool((self._units(labels, member_of) >= 0).any())

@@ -31,9 +31,12 @@ class Verdict:
 
 YES = Verdict(True)
 
+#: Axes at the model's boundary have these tags; they can only grow, and only where they are named.
+BOUNDARY = frozenset({"input", "output"})
+
 #: What an axis is made of, and what it may be besides.
 KINDS = ("neuron", "head", "feature")
-TAGS = frozenset({"group", "stream", "embedding", "output"})
+TAGS = frozenset({"group", "stream", "embedding", *BOUNDARY})
 
 
 @dataclass(eq=False)
@@ -140,7 +143,8 @@ class Axis:
         entries: Each dimension of each parameter and buffer that follows the units.
         counts: Each Python integer that follows them.
         tags: What else they are: "group" (of a convolution), "stream" (data are added along them), "embedding",
-            "output".
+            "output" and "input" (at the model's boundary, where they were asked for).
+        inputs: Each dimension of the model's inputs that follows the units.
         prunable, growable, exact: A :class:`Verdict` each. An axis is exact where a unit that sends nothing can
             come or go without moving the output.
     """
@@ -154,6 +158,7 @@ class Axis:
     prunable: Verdict = YES
     growable: Verdict = YES
     exact: Verdict = YES
+    inputs: tuple[Place, ...] = ()
     structure: Structure = field(init=False, repr=False)
 
     def with_role(self, *roles: str) -> tuple[Entry, ...]:
@@ -162,7 +167,7 @@ class Axis:
 
     @property
     def places(self) -> tuple[Place, ...]:
-        return (*self.entries, *self.counts)
+        return (*self.entries, *self.counts, *self.inputs)
 
     @property
     def params(self) -> int:
@@ -212,18 +217,25 @@ class Axis:
 
     @torch.no_grad()
     def silence_(self, units: Iterable[int]) -> None:
-        """Make these units send zero to all that reads them.
-
-        Sets the consumers' weights, the scales and the shifts of the units to zero, in place. Running
-        statistics stay, so that all results stay finite.
+        """Make these units send zero to all that reads them, in place: see :attr:`silencing`.
 
         Raises:
             TypeError, ValueError: As :meth:`check_units`.
         """
         chosen = self.check_units(units)
-        roles = ("in", "tied", "scale", "shift") if self.with_role("in", "tied") else ("out", "scale", "shift")
-        for entry in self.with_role(*roles):
+        for entry in self.silencing:
             entry.tensor.index_fill_(entry.dim, entry.indices(chosen), 0.0)
+
+    @property
+    def silencing(self) -> tuple[Entry, ...]:
+        """The entries that are zero where a unit is silent: producers, scales, shifts and consumers.
+
+        Running statistics stay, and so do directions that a scale of their own brings to length: all results stay
+        finite.
+        """
+        scaled = {id(e.owner) for e in self.with_role("scale")}
+        chosen = self.with_role("out", "tied", "scale", "shift", "in")
+        return tuple(e for e in chosen if e.role != "out" or id(e.owner) not in scaled)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.size} {self.kind}s"

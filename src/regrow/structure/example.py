@@ -35,7 +35,7 @@ class Example:
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors among the inputs."""
-        return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        return tensors_in_order((self.args, self.kwargs))
 
     def stand_ins(self, model: nn.Module) -> dict[Tensor, Tensor]:
         """For each parameter and buffer a tensor that may take its place: what a run does to it is lost."""
@@ -51,6 +51,11 @@ class Example:
             for dim, place in maps.items():
                 data = data.index_select(dim, torch.from_numpy(place.take).to(data.device))
         return data.detach().requires_grad_(tensor.requires_grad)
+
+
+def tensors_in_order(given: Any) -> list[Tensor]:
+    """All tensors among a model's inputs."""
+    return [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
 
 
 def tensors_in(value: Any) -> list[Tensor]:

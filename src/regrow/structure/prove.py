@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .axis import Axis, Verdict
+from .axis import BOUNDARY, Axis, Verdict
 from .maps import FRESH
 from .repair import Joined, Repairs
 from .suspects import Suspects, signature
@@ -46,7 +46,7 @@ class Proof:
                 axis.prunable = axis.growable = Verdict(False, "is the only one of its kind")
         self._settle("prunable", _random_subsets, training=True)
         self._settle("prunable", _first_halves, training=False)
-        stuck = [axis for axis in self.axes if not axis.prunable and axis.size > 1]
+        stuck = [axis for axis in self.axes if not axis.prunable and axis.size > 1 and not axis.tags & BOUNDARY]
         for axis in stuck:
             axis.growable = axis.prunable
         self._settle("growable", _grown, training=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
@@ -25,16 +25,25 @@ class Operand(NamedTuple):
 
     tensor: Tensor
     fields: tuple[Field, ...]  # over places
-    bare: frozenset[int]  # places with a size but no labels
+    bare: Mapping[int, int]  # places with a size but no labels -> the tensor's dimension, or -1 for a part of one
     origin: str
 
     @classmethod
-    def at(cls, tensor: Tensor, fields: tuple[Field, ...], sizes: Iterable[tuple[int, int]], origin: str) -> Operand:
-        """Find the bare places; a tensor with one value everywhere has none."""
+    def at(
+        cls, tensor: Tensor, fields: tuple[Field, ...], sizes: Iterable[tuple[int, int, int]], origin: str
+    ) -> Operand:
+        """Find the bare places among those given with their dimensions and sizes.
+
+        A tensor with one value everywhere has none.
+        """
         if origin == "uniform":
-            return cls(tensor, fields, frozenset(), origin)
+            return cls(tensor, fields, {}, origin)
         covered = {place for f in fields for place in f.dims}
-        return cls(tensor, fields, frozenset(p for p, n in sizes if n > 1 and p not in covered), origin)
+        return cls(tensor, fields, {p: d for p, d, n in sizes if n > 1 and p not in covered}, origin)
+
+    def without(self, place: int, fields: Iterable[Field]) -> Operand:
+        """The operand with other fields, and nothing bare at one place."""
+        return self._replace(fields=tuple(fields), bare={p: d for p, d in self.bare.items() if p != place})
 
 
 def relate(trace: Trace, call: Call, operands: Sequence[Operand], output: Sequence[int]) -> list[Field]:
@@ -61,8 +70,10 @@ def _beside_bare(trace: Trace, call: Call, operand: Operand, operands: Sequence[
     for other in operands:
         if other is operand or not operand.fields or not other.bare:
             continue
-        fixed = [f for f in operand.fields if not other.bare.isdisjoint(f.dims)]
+        fixed = [f for f in operand.fields if any(d in other.bare for d in f.dims)]
         if fixed:
+            if id(other.tensor) in trace.inputs:
+                trace.met_input(other.tensor, {other.bare[d] for f in fixed for d in f.dims if d in other.bare}, fixed)
             why = _why_bare(trace, call, other.tensor)
             kept = [trace.relations.collapse(f, other.bare, why) if f in fixed else f for f in operand.fields]
             operand = operand._replace(fields=tuple(f for f in kept if f is not None))
@@ -111,7 +122,7 @@ def aligned(trace: Trace, tensor: Tensor, ndim: int) -> Operand:
     if offset:
         fields = tuple(Field(tuple(d + offset for d in f.dims), f.labels) for f in fields)
     shape, strides = tensor.shape, tensor.stride()
-    sizes = [(d + offset, shape[d] if strides[d] else 1) for d in range(tensor.ndim)]
+    sizes = [(d + offset, d, shape[d] if strides[d] else 1) for d in range(tensor.ndim)]
     return Operand.at(tensor, fields, sizes, known.origin)
 
 
@@ -119,7 +130,7 @@ def along(trace: Trace, tensor: Tensor, dim: int) -> Operand:
     """A one-dimensional tensor that lies along one dimension of another."""
     known = trace.of(tensor)
     fields = tuple(Field((dim,), f.labels) for f in known.fields)
-    return Operand.at(tensor, fields, [(dim, tensor.shape[0])], known.origin)
+    return Operand.at(tensor, fields, [(dim, 0, tensor.shape[0])], known.origin)
 
 
 def note_role(trace: Trace, fields: Iterable[Field], role: str) -> None:
@@ -174,7 +185,10 @@ def _lettered(trace: Trace, call: Call, tensor: Tensor, dims: list[str], extents
         split = [n if c == "." else extents[c] for d, n in zip(dims, tensor.shape, strict=True) for c in d]
         fields = reshaped(trace.relations, fields, tensor.shape, split)
     placed = tuple(Field(tuple(ord(letters[d]) for d in f.dims), f.labels) for f in fields)
-    return Operand.at(tensor, placed, [(ord(c), extents[c]) for c in letters if c != "."], known.origin)
+    sizes = [
+        (ord(c), d if len(group) == 1 else -1, extents[c]) for d, group in enumerate(dims) for c in group if c != "."
+    ]
+    return Operand.at(tensor, placed, sizes, known.origin)
 
 
 def _note_sides(trace: Trace, operands: Sequence[Operand], kept: set[int]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import meta
+from .boundary import Boundary, name_of_input
 from .integers import integers
 from .journal import Comparison, Journal, Record, numbers_of
 from .meta import tensors_among
@@ -62,11 +63,17 @@ class Trace(TorchDispatchMode):
     """
 
     def __init__(
-        self, rule_of: Callable[[Any], Rule | None], on_meta: bool, relations: Relations, journal: Journal | Comparison
+        self,
+        rule_of: Callable[[Any], Rule | None],
+        on_meta: bool,
+        relations: Relations,
+        journal: Journal | Comparison,
+        boundary: Boundary | None = None,
     ) -> None:
         super().__init__()
         self.rule_of, self.on_meta = rule_of, on_meta
         self.relations, self.journal = relations, journal
+        self.boundary = Boundary() if boundary is None else boundary
         self.sources: list[Source] = []
         self.order: dict[str, int] = {}  # tensor name -> number of the first call that read it
         self.unknown: dict[str, int] = {}  # calls without a rule -> how often they were made
@@ -74,7 +81,7 @@ class Trace(TorchDispatchMode):
         self.count_flops = True
         self.modules: list[nn.Module] = []
         self.module_names: dict[nn.Module, str] = {}
-        self.inputs: set[int] = set()
+        self.inputs: dict[int, int] = {}  # id -> number
         self.calls = 0
         self._labelled: dict[int, Labelled] = {}
         self._names: dict[int, str] = {}
@@ -109,12 +116,23 @@ class Trace(TorchDispatchMode):
 
     def looked_up(self, fld: Field) -> None:
         """These labels are indices by which entries are looked up: they can't change, unless growing was asked for."""
-        self.relations.freeze([f for f in (fld,) if not self.opened(f)], "its entries are looked up by their numbers")
-        self.relations.note_kind(fld.labels, "looked up")
+        if self.opened(fld):
+            source = self.source_of(fld.labels)
+            name = source.tensor.rpartition(".")[0] if source is not None else ""
+            self.relations.note_kind(fld.labels, "input", f"{name}.entries" if name else "entries")
+            self.relations.roles.append((fld.labels.ravel(), "out"))
+        else:
+            self.relations.freeze([fld], "its entries are looked up by their numbers")
 
     def opened(self, fld: Field) -> bool:
         """Whether labels at the model's boundary may change, because the user asked for it."""
-        return False
+        source = self.source_of(fld.labels) if self.boundary.opened else None
+        return source is not None and self.boundary.opens(source.tensor)
+
+    def met_input(self, tensor: Tensor, dims: Iterable[int], fields: Iterable[Field]) -> None:
+        """A weight's labels met an input along these dimensions."""
+        if any(self.opened(f) for f in fields):
+            self.boundary.met.setdefault(self.inputs[id(tensor)], set()).update(dims)
 
     def note(self, call: Call, labels: np.ndarray, kind: str) -> None:
         """Say what kind of thing labels are: an axis of them is called by the module that was running."""
@@ -137,8 +155,14 @@ class Trace(TorchDispatchMode):
         Args:
             labels: Inherited labels of its dimensions.
         """
+        self.set(tensor, self._fields(name, tensor, range(tensor.ndim), labels), "weight")
+        self._names[id(tensor)] = name
+
+    def _fields(
+        self, name: str, tensor: Tensor, dims: Iterable[int], labels: Mapping[int, np.ndarray] | None
+    ) -> list[Field]:
         fields = []
-        for dim, size in enumerate(tensor.shape):
+        for dim, size in ((d, tensor.shape[d]) for d in dims):
             if labels is not None and dim in labels:
                 found = labels[dim]
             elif size > 1:
@@ -148,14 +172,14 @@ class Trace(TorchDispatchMode):
                 continue
             if size > 1:
                 fields.append(Field((dim,), found))
-        self.set(tensor, fields, "weight")
-        self._names[id(tensor)] = name
+        return fields
 
-    def add_input(self, tensor: Tensor) -> None:
-        """A tensor the user hands in: its sizes are data."""
-        self.inputs.add(id(tensor))
+    def add_input(self, number: int, tensor: Tensor, labels: Mapping[int, np.ndarray] | None = None) -> None:
+        """A tensor the user hands in: its sizes are data, but for those that may grow."""
+        self.inputs[id(tensor)] = number
         if id(tensor) not in self._labelled:
-            self.set(tensor, (), "data")
+            dims = sorted(self.boundary.met.get(number, ()))
+            self.set(tensor, self._fields(name_of_input(number), tensor, dims, labels), "data")
 
     def source_of(self, labels: np.ndarray) -> Source | None:
         """The tensor dimension whose own labels these are."""

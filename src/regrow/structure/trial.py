@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from .axis import Axis, Count
+from .boundary import name_of_input, with_inputs
 from .declared import outdated_sizes
-from .example import Example, named_tensors, tensors_in
+from .example import Example, named_tensors, tensors_in, tensors_in_order
 from .inherited import Disagreement, Fingerprints, Inherited, inherited
 from .journal import Comparison, Journal, Record
 from .maps import FRESH, PlaceMap, plan
@@ -74,13 +76,13 @@ class Trials:
         journal, shapes = self.journals[training]
         prints = Fingerprints(self.trace.relations, self._gone(planned))
         comparison = Comparison(journal, prints)
-        trace = Trace(rule_of, self.example.on_meta, Inherited(), comparison)
+        trace = Trace(rule_of, self.example.on_meta, Inherited(), comparison, self.trace.boundary)
         trace.count_flops = False
-        tensors = self._edited(trace, planned, maps, prints)
+        tensors, (args, kwargs) = self._edited(trace, planned, maps, prints)
         self.model.train(training)
-        with _counted(planned):
+        with counted(planned):
             try:
-                out = run(trace, self.model, self.example.args, self.example.kwargs, tensors, outdated_sizes)
+                out = run(trace, self.model, args, kwargs, tensors, outdated_sizes)
                 comparison.finish()
             except Exception as error:
                 why = _first_line(error)
@@ -88,7 +90,7 @@ class Trials:
                 if isinstance(error, Disagreement):
                     return Outcome(why, comparison.position, where)
                 return Outcome(f"the model's code fails then: {why}", comparison.position, where)
-        if tuple(tuple(t.shape) for t in tensors_in(out)) != tuple(shapes):
+        if not _as_before(shapes, [tuple(t.shape) for t in tensors_in(out)]):
             return Outcome("the shape of the model's output would follow it", comparison.position)
         return Outcome("", comparison.position, (), tuple(comparison.numbers))
 
@@ -104,8 +106,8 @@ class Trials:
 
     def _edited(
         self, trace: Trace, planned: Mapping[tuple[str, int], PlaceMap], maps: Maps, prints: Fingerprints
-    ) -> dict[Tensor, Tensor]:
-        """Stand-ins of the edited shapes, with inherited labels."""
+    ) -> tuple[dict[Tensor, Tensor], tuple[tuple, dict[str, Any]]]:
+        """Stand-ins of the edited shapes, with inherited labels; and the inputs."""
         fresh = {}
         for number, (axis, index_map) in enumerate(maps.items()):
             new = np.flatnonzero(index_map == FRESH)
@@ -114,21 +116,33 @@ class Trials:
         by_tensor: dict[str, dict[int, PlaceMap]] = {}
         for (name, dim), place in planned.items():
             by_tensor.setdefault(name, {})[dim] = place
-        found = {}
-        for name, tensor in self.tensors.items():
-            stand_in = self.example.edited(tensor, by_tensor.get(name, {}))
+
+        def labels_of(name: str, ndim: int) -> dict[int, np.ndarray]:
             labels = {}
-            for dim in range(tensor.ndim):
+            for dim in range(ndim):
                 source = self.starts.get((name, dim))
                 if source is not None:
                     own = np.arange(source.start, source.start + source.size)
                     place = by_tensor.get(name, {}).get(dim)
                     labels[dim] = prints.of[own] if place is None else inherited(own, place, fresh, prints)
-            trace.add_source(name, stand_in, labels)
-            found[tensor] = stand_in
-        for tensor in self.example.tensors:
-            trace.add_input(tensor)
-        return found
+            return labels
+
+        found = {}
+        for name, tensor in self.tensors.items():
+            found[tensor] = self.example.edited(tensor, by_tensor.get(name, {}))
+            trace.add_source(name, found[tensor], labels_of(name, tensor.ndim))
+        given = with_inputs((self.example.args, self.example.kwargs), planned)
+        for number, tensor in enumerate(tensors_in_order(given)):
+            trace.add_input(number, tensor, labels_of(name_of_input(number), tensor.ndim))
+        return found, given
+
+
+def _as_before(shapes: Sequence[tuple[int, ...]], now: Sequence[tuple[int, ...]]) -> bool:
+    """Whether outputs have the shapes that they had; -1 is a size that may grow."""
+    return len(shapes) == len(now) and all(
+        len(one) == len(other) and all(m in (-1, n) for m, n in zip(one, other, strict=True))
+        for one, other in zip(shapes, now, strict=True)
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -137,7 +151,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _counted(planned: Mapping[tuple[str, int], PlaceMap]) -> Iterator[None]:
+def counted(planned: Mapping[tuple[str, int], PlaceMap]) -> Iterator[None]:
     """Inside, the integers in Python count what is left."""
     before = []
     try:

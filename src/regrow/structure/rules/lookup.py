@@ -107,8 +107,7 @@ def add_by_index(trace: Trace, call: Call) -> None:
     kept = []
     for operand in operands:
         found = (trace.relations.collapse(f, [dim], LOOKED_UP) for f in operand.fields)
-        fields = tuple(f for f in found if f is not None)
-        kept.append(operand._replace(fields=fields, bare=operand.bare - {dim}))
+        kept.append(operand.without(dim, (f for f in found if f is not None)))
     fields = relate(trace, call, kept, range(data.ndim))
     if call.out is data:
         trace.written(data)

@@ -286,5 +286,4 @@ def _without(trace: Trace, operand: Operand, dim: int) -> Operand:
     """An operand as seen from all dimensions but one."""
     others = [d for f in operand.fields for d in f.dims if d != dim]
     seen = (trace.relations.restrict(f, others) for f in operand.fields)
-    fields = tuple(f for f in seen if f is not None)
-    return operand._replace(fields=fields, bare=operand.bare - {dim})
+    return operand.without(dim, (f for f in seen if f is not None))

@@ -1,0 +1,236 @@
+"""The proof on numbers: removing units equals silencing them, and a fresh unit that sends zero changes nothing.
+
+It runs on copies of the model's tensors, in double precision, with values that hide nothing: parameters are shaken, so
+that no scale is zero, and so are running statistics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .axis import Axis
+from .boundary import with_inputs
+from .declared import outdated_sizes
+from .example import named_tensors, tensors_in
+from .maps import FRESH, PlaceMap, plan
+from .running import plain_kernels, swapped, untouched
+from .trial import Maps, counted
+
+if TYPE_CHECKING:
+    from . import Structure
+
+#: Changes above this part of the largest output are none of rounding: many models compute in float32 inside.
+TOLERANCE = 1e-4
+
+#: What fresh indices hold, by role; where a role isn't named they are as the last unit is.
+_FRESH = {"in": 0.0, "tied": 0.0, "shift": 0.0, "scale": 1.0, "mean": 0.0, "var": 1.0}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison of two networks that should be the same.
+
+    Attributes:
+        axis: The axis's name.
+        done: What was done to it.
+        change: Largest difference of the outputs, as a part of the largest output.
+        exact: Whether the axis is said to be exact; the others may move the output.
+        error: Why the edited model didn't run, or "".
+    """
+
+    axis: str
+    done: str
+    change: float
+    exact: bool
+    error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it went as the analysis says."""
+        return not self.error and (self.change <= TOLERANCE or not self.exact)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What :meth:`Structure.verify` found; printable."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that went otherwise than the analysis says."""
+        return tuple(check for check in self.checks if not check.ok)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all went as the analysis says."""
+        return not self.failures
+
+    @property
+    def unmoved(self) -> tuple[str, ...]:
+        """Axes that are called inexact, and that nothing moved: they may be better than their name."""
+        still = {c.axis for c in self.checks if not c.exact and not c.error}
+        return tuple(sorted(still - {c.axis for c in self.checks if c.change > TOLERANCE}))
+
+    def __str__(self) -> str:
+        head = f"{len(self.checks)} checks: {'all right' if self.ok else f'{len(self.failures)} failed'}"
+        if self.ok:
+            return head
+        found = Table("axis", "what was done", "moved by", "why", box=box.SIMPLE)
+        for check in self.failures:
+            found.add_row(check.axis, check.done, f"{check.change:.1e}", check.error or "it is said to be exact")
+        out = io.StringIO()
+        Console(file=out, width=110).print(found)
+        return "\n".join([head, *(line.rstrip() for line in out.getvalue().splitlines() if line.strip())])
+
+
+def verify(structure: Structure, args: tuple, kwargs: dict[str, Any], each: bool) -> Verification:
+    """See :meth:`Structure.verify`."""
+    model = structure.model
+    if any(t.is_meta for t in named_tensors(model).values()):
+        raise ValueError("the model's weights don't exist (they are on meta), so there are no numbers to compare.")
+    with untouched(model):
+        model.eval()
+        numbers = _Numbers(structure, args, kwargs)
+        groups = [[axis] for axis in structure.axes] if each else _split(structure.axes)
+        return Verification(tuple(check for axes in groups for check in numbers.checks(axes)))
+
+
+def _split(axes: Sequence[Axis]) -> list[list[Axis]]:
+    """Exact ones and others apart."""
+    return [found for found in ([a for a in axes if a.exact], [a for a in axes if not a.exact]) if found]
+
+
+class _Numbers:
+    """Runs a model with other tensors in place of its own."""
+
+    def __init__(self, structure: Structure, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.structure = structure
+        self.random = torch.Generator().manual_seed(len(structure.axes))
+        tensors = named_tensors(structure.model)
+        statistics = {e.name: e.role for axis in structure.axes for e in axis.with_role("mean", "var")}
+        for dtype in (torch.float64, None):
+            self.args, self.kwargs = _cast((args, kwargs), dtype)
+            self.tensors = {n: self._shaken(t, dtype, statistics.get(n, "")) for n, t in tensors.items()}
+            try:
+                self.outputs = self._run(self.tensors, {})
+            except Exception:
+                if dtype is None:
+                    raise
+            else:
+                break
+
+    def checks(self, axes: Sequence[Axis]) -> Iterator[Check]:
+        """The first half gone, a random half gone, and a unit more."""
+        name, exact = ", ".join(axis.name for axis in axes), all(axis.exact for axis in axes)
+        prunable = [axis for axis in axes if axis.prunable and axis.size > 1]
+        halves = {a: np.arange(a.size // 2) for a in prunable}
+        some = {a: np.sort(self._permutation(a.size)[: a.size // 2]) for a in prunable}
+        for done, gone in (("its first half removed", halves), ("a random half removed", some)) if prunable else ():
+            yield self._check(name, done, exact, self._silenced(gone), _without(gone))
+        growable = [axis for axis in axes if axis.growable]
+        if growable:
+            grown = {a: np.append(np.arange(a.size), [FRESH]) for a in growable}
+            yield self._check(name, "a unit added that sends nothing", exact, self.tensors, grown)
+
+    def _check(self, name: str, done: str, exact: bool, before: Mapping[str, Tensor], maps: Maps) -> Check:
+        planned = plan(self.structure.axes, maps)
+        try:
+            change = _difference(self._run(before, {}), self._run(self._edited(planned, maps), planned), maps)
+        except Exception as error:
+            return Check(name, done, float("nan"), exact, str(error).strip().partition("\n")[0] or type(error).__name__)
+        return Check(name, done, change, exact)
+
+    def _silenced(self, gone: Maps) -> dict[str, Tensor]:
+        found = dict(self.tensors)
+        for axis, units in gone.items():
+            for entry in axis.silencing:
+                where = entry.indices(units.tolist())
+                found[entry.name] = found[entry.name].index_fill(entry.dim, where, 0.0)
+        return found
+
+    def _edited(self, planned: Mapping[tuple[str, int], PlaceMap], maps: Maps) -> dict[str, Tensor]:
+        found = dict(self.tensors)
+        for (name, dim), place in planned.items():
+            if name in found:
+                found[name] = found[name].index_select(dim, torch.from_numpy(place.take).to(found[name].device))
+        for roles in (("out", "scale", "shift", "mean", "var"), ("tied", "in")):
+            for axis, index_map in maps.items():
+                for entry in axis.with_role(*roles):
+                    fresh = np.isin(planned[entry.key].units_after[entry], np.flatnonzero(index_map == FRESH))
+                    where = torch.from_numpy(np.flatnonzero(fresh)).to(found[entry.name].device)
+                    if len(where) and entry.role in _FRESH:
+                        found[entry.name] = found[entry.name].index_fill(entry.dim, where, _FRESH[entry.role])
+        return found
+
+    def _run(self, tensors: Mapping[str, Tensor], planned: Mapping[tuple[str, int], PlaceMap]) -> list[Tensor]:
+        model = self.structure.model
+        named = named_tensors(model)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            torch.manual_seed(0)
+            stack.enter_context(plain_kernels())
+            stack.enter_context(counted(planned))
+            stack.enter_context(swapped(model, {t: tensors[n].clone() for n, t in named.items()}))
+            for module in model.modules():
+                for attribute, size in list(outdated_sizes(module)):
+                    setattr(module, attribute, size)
+            args, kwargs = copy.deepcopy(with_inputs((self.args, self.kwargs), planned))
+            return [t for t in tensors_in(model(*args, **kwargs)) if t.is_floating_point()]
+
+    def _shaken(self, tensor: Tensor, dtype: torch.dtype | None, role: str) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.detach()
+        value = tensor.detach().to(dtype or tensor.dtype)
+        if not isinstance(tensor, nn.Parameter) and not role:
+            return value
+        noise = torch.randn(tensor.shape, generator=self.random, dtype=torch.float64).to(value)
+        if role == "var":
+            return value.abs() * noise.exp().clamp(0.2, 5.0)
+        return value + 0.3 * noise * value.square().mean().sqrt().clamp(min=0.05)
+
+    def _permutation(self, size: int) -> np.ndarray:
+        return torch.randperm(size, generator=self.random).numpy()
+
+
+def _cast(values: Any, dtype: torch.dtype | None) -> Any:
+    def convert(value: Any) -> Any:
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        return value.detach().to(dtype) if floating and dtype is not None else value
+
+    return pytree.tree_map(convert, values)
+
+
+def _without(gone: Maps) -> dict[Axis, np.ndarray]:
+    return {axis: np.setdiff1d(np.arange(axis.size), units) for axis, units in gone.items()}
+
+
+def _difference(before: Sequence[Tensor], after: Sequence[Tensor], maps: Maps) -> float:
+    """The largest change of any output, as a part of its largest value; of outputs that have grown what was there."""
+    grown = any({"output", "input"} & axis.tags for axis in maps)
+    if len(before) != len(after):
+        raise ValueError(f"the model has {len(after)} outputs then, not {len(before)}")
+    worst = 0.0
+    for one, other in zip(before, after, strict=True):
+        if one.shape != other.shape and not grown:
+            raise ValueError(f"an output has shape {tuple(other.shape)} then, not {tuple(one.shape)}")
+        other = other[tuple(slice(n) for n in one.shape)]
+        change = float((one - other).abs().max() / one.abs().max().clamp(min=1e-12)) if one.numel() else 0.0
+        if not np.isfinite(change):
+            raise ValueError("an output isn't finite then")
+        worst = max(worst, change)
+    return worst
