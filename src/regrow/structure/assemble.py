@@ -11,6 +11,7 @@ from torch import nn
 
 from .axis import BOUNDARY, TAGS, Axis, Count, Entry, Verdict
 from .boundary import Given, name_of_input
+from .closure import distinct
 from .declared import declares_sizes
 from .integers import Integer, integers
 from .maps import regular_run
@@ -51,8 +52,8 @@ class _Assembly:
     def axes(self) -> Iterator[Axis]:
         """All axes, without names and in no order."""
         for classes, units in self.solution.families:
-            for member_of, size, near in self._split_by_footprint(classes, units):
-                yield self._axis(member_of, size, near)
+            for member_of, size, touched in self._split_by_footprint(classes, units):
+                yield self._axis(member_of, size, touched)
 
     def frozen(self) -> Iterator[Frozen]:
         """Indices that are in no axis, with the first reason given for each."""
@@ -77,7 +78,7 @@ class _Assembly:
         """Units that have as many indices in the same dimensions of the same tensors belong together.
 
         Yields for each axis the unit of every class (or -1), units numbered as they first appear, their number, and
-        the sources that hold any of the family.
+        the sources that hold any of them.
         """
         unit_of = np.full(int(self.solution.classes.max()) + 1, -1)
         unit_of[classes] = units
@@ -86,26 +87,31 @@ class _Assembly:
         weights = np.random.default_rng(0).integers(1, 2**62, size=len(self.sources), dtype=np.uint64)
         prints = np.zeros(count, np.uint64)
         first_seen = np.full(count, -1)
-        near = []
+        held: list[tuple[Source, np.ndarray]] = []
         for number, source in enumerate(self.sources):
             here = unit_of[self._classes(source)]
             here = here[here >= 0]
             if not len(here):
                 continue
-            near.append(source)
             new, at, times = np.unique(here, return_index=True, return_counts=True)
             prints[new] += times.astype(np.uint64) * weights[number]
             unseen = first_seen[new] < 0
             first_seen[new[unseen]] = number * 10**9 + at[unseen]
-        for footprint in np.unique(prints[first_seen >= 0]):
-            members = np.flatnonzero((prints == footprint) & (first_seen >= 0))
+            held.append((source, new))
+        footprints, group_of = np.unique(prints, return_inverse=True)
+        touched: list[list[Source]] = [[] for _ in footprints]
+        for source, new in held:
+            for group in distinct(group_of[new]):
+                touched[group].append(source)
+        for group, sources in enumerate(touched):
+            members = np.flatnonzero((group_of == group) & (first_seen >= 0))
             members = members[np.argsort(first_seen[members])]
             numbers = np.full(count + 1, -1)
             numbers[members] = np.arange(len(members))
-            yield numbers[unit_of], len(members), near
+            if len(members):
+                yield numbers[unit_of], len(members), sources
 
-    def _axis(self, member_of: np.ndarray, size: int, near: list[Source]) -> Axis:
-        touched = [source for source in near if (member_of[self._classes(source)] >= 0).any()]
+    def _axis(self, member_of: np.ndarray, size: int, touched: list[Source]) -> Axis:
         entries = [self._entry(source, member_of, size) for source in touched]
         noted = [(kind, name) for labels, kind, name in self.trace.relations.kinds if self._holds(labels, member_of)]
         kinds = {kind for kind, _ in noted}
@@ -126,9 +132,9 @@ class _Assembly:
         return axis
 
     def _inputs(self, member_of: np.ndarray, size: int) -> Iterator[Given]:
-        for source in self.trace.sources:
+        for source in (s for s in self.trace.sources if s.tensor in self.given):
             unit_of = member_of[self._classes(source)]
-            if source.tensor in self.given and (unit_of >= 0).any():
+            if (unit_of >= 0).any():
                 run = regular_run(unit_of, size)
                 yield Given(torch.from_numpy(unit_of), run, self.given[source.tensor], source.dim)
 

@@ -20,6 +20,8 @@ Slab = tuple[np.ndarray, np.ndarray]
 
 def blocks(frozen: np.ndarray, slabs: Sequence[Slab], rectangles: Iterable[np.ndarray]) -> list[Block]:
     """Split slabs and rectangles into blocks that share no class; each is solved by itself."""
+    frozen, slabs = _still_open(frozen, [_narrowed(slab, rows) for slab, rows in slabs])
+    rectangles = (r for r in rectangles if not frozen[r].all())
     rectangles = _distinct(r for r in map(_without_repeats, rectangles) if r.ndim > 1)
     hubs = [np.concatenate([slab, rows.ravel()]) for slab, rows in slabs] + [r.ravel() for r in rectangles]
     if not hubs:
@@ -27,7 +29,7 @@ def blocks(frozen: np.ndarray, slabs: Sequence[Slab], rectangles: Iterable[np.nd
     one, other = np.concatenate([np.full(len(h), h[0]) for h in hubs]), np.concatenate(hubs)
     graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(frozen), len(frozen)))
     block_of = connected_components(graph, directed=False)[1]
-    inside = np.unique(other)
+    inside = distinct(other)
     inside = inside[np.argsort(block_of[inside], kind="stable")]
     numbers, firsts = np.unique(block_of[inside], return_index=True)
     local = np.zeros(len(frozen), np.int64)
@@ -42,6 +44,29 @@ def blocks(frozen: np.ndarray, slabs: Sequence[Slab], rectangles: Iterable[np.nd
     return list(found.values())
 
 
+def _narrowed(slab: np.ndarray, rows: np.ndarray) -> Slab:
+    """Equal rows are one, and so are equal columns."""
+    random = np.random.default_rng(0)
+    table = np.column_stack([slab, rows])
+    _, first = np.unique(table @ random.integers(-(2**62), 2**62, table.shape[1]), return_index=True)
+    rows = rows[first]
+    _, kept = np.unique(random.integers(-(2**62), 2**62, len(rows)) @ rows, return_index=True)
+    return slab[first], np.ascontiguousarray(rows[:, np.sort(kept)])
+
+
+def _still_open(frozen: np.ndarray, slabs: Sequence[Slab]) -> tuple[np.ndarray, list[Slab]]:
+    """Rows that hold something frozen never go as a whole: what stands for them is frozen too, and says no more."""
+    frozen, found = frozen.copy(), list(slabs)
+    while True:
+        held = [frozen[rows].any(1) for _, rows in found]
+        if not any(h.any() for h in held):
+            return frozen, found
+        for (slab, _), stuck in zip(found, held, strict=True):
+            frozen[slab[stuck]] = True
+        left = ((slab[~stuck], rows[~stuck]) for (slab, rows), stuck in zip(found, held, strict=True))
+        found = [(slab, rows) for slab, rows in left if len(slab)]
+
+
 def _without_repeats(rectangle: np.ndarray) -> np.ndarray:
     """Equal slices are one."""
     for dim in range(rectangle.ndim):
@@ -50,6 +75,13 @@ def _without_repeats(rectangle: np.ndarray) -> np.ndarray:
             _, first = np.unique(slices, axis=0, return_index=True)
             rectangle = rectangle.take(np.sort(first), dim)
     return rectangle.squeeze()
+
+
+def distinct(numbers: np.ndarray) -> np.ndarray:
+    """Sorted distinct small natural numbers; much faster than by sorting or hashing."""
+    seen = np.zeros(int(numbers.max(initial=-1)) + 1, bool)
+    seen[numbers] = True
+    return np.flatnonzero(seen)
 
 
 def _distinct(arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
@@ -62,6 +94,7 @@ class Block:
     def __init__(self, members: np.ndarray, frozen: np.ndarray) -> None:
         self.members, self.frozen = members, frozen
         self.slabs: list[Slab] = []
+        self.rows: _Rows | None = None
         self.rectangles: list[np.ndarray] = []
 
     def families(self) -> list[np.ndarray]:
@@ -69,7 +102,7 @@ class Block:
 
         Units that hold something frozen are left out.
         """
-        self.slabs = _stacked(self.slabs)
+        self.rows = _Rows(self.slabs) if self.slabs else None
         found: list[np.ndarray] = []
         for rectangle in self.rectangles:
             for dim in range(rectangle.ndim):
@@ -83,12 +116,14 @@ class Block:
 
     def _close(self, where: np.ndarray, units: np.ndarray) -> list[np.ndarray]:
         """All ways to close a family of sets; none where each holds something frozen from the start."""
-        if len(np.unique(units[self.frozen[where]])) == len(np.unique(units)):
+        if len(distinct(units[self.frozen[where]])) == len(distinct(units)):
             return []
         nothing = np.full(len(self.members), -1)
         pending, closed = [assigned(nothing, where, units)], []
         while pending and len(closed) + len(pending) <= MAX_BRANCHES:
             family = self._close_slabs(pending.pop())
+            if (family < 0).all():
+                continue
             ways = self._complete(family)
             if ways:
                 pending += ways
@@ -97,18 +132,11 @@ class Block:
         return closed
 
     def _close_slabs(self, family: np.ndarray) -> np.ndarray:
-        """A slab label is in a unit exactly when all of its row is."""
+        """A slab label is in a unit exactly when all of its row is. Units that come to hold something frozen go."""
         while True:
-            before = family
-            for slab, rows in self.slabs:
-                units = family[rows]
-                full = (units[:, 0] >= 0) & (units == units[:, :1]).all(1) & (family[slab] != units[:, 0])
-                if full.any():
-                    family = assigned(family, slab[full], units[full, 0])
-                inside = (family[slab] >= 0) & (family[rows] != family[slab][:, None]).any(1)
-                if inside.any():
-                    units = np.broadcast_to(family[slab[inside], None], rows[inside].shape)
-                    family = assigned(family, rows[inside], units)
+            before = family = self._without_frozen(family)
+            if self.rows is not None:
+                family = self.rows.close(family)
             if family is before:
                 return family
 
@@ -138,17 +166,41 @@ class Block:
         return [] if branch is None else [assigned(family, branch[0], way) for way in branch[1]]
 
     def _without_frozen(self, family: np.ndarray) -> np.ndarray:
-        spoilt = np.unique(family[self.frozen & (family >= 0)])
-        return np.where(np.isin(family, spoilt), -1, family)
+        held = family[self.frozen]
+        if (held < 0).all():
+            return family
+        spoilt = np.zeros(int(family.max()) + 2, bool)  # the last is for classes in no unit
+        spoilt[held[held >= 0]] = True
+        return np.where(spoilt[family], -1, family)
 
 
-def _stacked(slabs: Sequence[Slab]) -> list[Slab]:
-    """Slabs with rows of one length are one; equal rows with equal labels are one row."""
-    by_length: dict[int, list[np.ndarray]] = {}
-    for slab, rows in slabs:
-        by_length.setdefault(rows.shape[1], []).append(np.column_stack([slab, rows]))
-    found = [np.unique(np.concatenate(pieces), axis=0) for pieces in by_length.values()]
-    return [(table[:, 0], np.ascontiguousarray(table[:, 1:])) for table in found]
+class _Rows:
+    """All slab labels of a block with their rows, which differ in length."""
+
+    def __init__(self, slabs: Sequence[Slab]) -> None:
+        self.slab = np.concatenate([slab for slab, _ in slabs])
+        self.cells = np.concatenate([rows.ravel() for _, rows in slabs])
+        self.lengths = np.concatenate([np.full(len(slab), rows.shape[1]) for slab, rows in slabs])
+        self.starts = np.cumsum(self.lengths) - self.lengths
+
+    def close(self, family: np.ndarray) -> np.ndarray:
+        """One step: the labels of whole rows, then the rows of labels."""
+        low, high, own = self._units(family)
+        full = (low >= 0) & (low == high) & (own != low)
+        if full.any():
+            family = assigned(family, self.slab[full], low[full])
+            low, high, own = self._units(family)
+        inside = (own >= 0) & ((low != own) | (high != own))
+        if inside.any():
+            cells = self.cells[np.repeat(inside, self.lengths)]
+            family = assigned(family, cells, np.repeat(own[inside], self.lengths[inside]))
+        return family
+
+    def _units(self, family: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The lowest and the highest unit in each row, and the unit of its label."""
+        units = family[self.cells]
+        low, high = np.minimum.reduceat(units, self.starts), np.maximum.reduceat(units, self.starts)
+        return low, high, family[self.slab]
 
 
 def _row_units(units: np.ndarray, dim: int) -> tuple[np.ndarray, bool]:

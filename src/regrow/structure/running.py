@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,13 +17,20 @@ from torch.nn.modules import module as global_hooks
 
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, mode flags and every random state are as before."""
+    """Whatever happens inside, mode flags and every random state are as before.
+
+    Cyclic garbage waits until the end: looking for it among all the small objects of a trace takes a fifth of the time.
+    """
     flags = [(module, module.training) for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=_cuda_devices(model)):
+        collecting = gc.isenabled()
+        gc.disable()
         try:
             yield
         finally:
+            if collecting:
+                gc.enable()
             for module, training in flags:
                 module.training = training
             random.setstate(python)

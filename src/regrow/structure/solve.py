@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from .closure import blocks, minimal
+from .closure import blocks, distinct, minimal
 from .relations import FIXED, Relations
 
 
@@ -30,8 +30,8 @@ class Notes:
         """From notes on labels."""
         found, texts = np.full(int(classes.max()) + 1, -1), []
         for labels, text in notes:
-            here = np.unique(classes[labels])
-            here = here[found[here] < 0]
+            here = classes[labels]
+            here = distinct(here[found[here] < 0])
             if len(here):
                 found[here] = len(texts)
                 texts.append(text)
