@@ -248,9 +248,8 @@ class _Analysis:
 
     def _joined(self, pairs: Iterable[tuple[Source, Source]]) -> tuple[Axis, ...]:
         for one, other in pairs:
-            self.trace.relations.equate(
-                np.arange(one.start, one.start + one.size), np.arange(other.start, other.start + other.size)
-            )
+            short, long = (np.arange(source.start, source.start + source.size) for source in (one, other))
+            self.trace.relations.equate(np.tile(short, len(long) // len(short)), long)
         return self._solved()
 
 

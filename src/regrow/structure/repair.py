@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .axis import Axis, Count
+from .declared import declares_sizes
 from .integers import integers
 from .relations import Source
 from .suspects import signature
@@ -87,6 +88,8 @@ class Repairs:
         """Integers that equal a size of the axis, on the modules that were running and those right inside."""
         running = outcome.modules[::-1]
         for module in dict.fromkeys([*running, *(running[0].children() if running else ())]):
+            if declares_sizes(module):
+                continue  # these follow by themselves
             for integer in integers(module):
                 count = _count(axis, self.names.get(module, ""), module, integer.name)
                 if count is not None:
@@ -142,6 +145,7 @@ class Repairs:
     def _try_joined(
         self, axes: list[Axis], axis: Axis, pairs: Pairs, edit: Edit, training: bool, outcome: Outcome
     ) -> tuple[list[Axis], Axis, Outcome] | None:
+        """Join, unless an axis that can go by itself would be lost."""
         relations = self.trials.trace.relations
         said = len(relations.equal)
         now = list(self.joined(pairs))
@@ -149,19 +153,28 @@ class Repairs:
         keys = {e.key for e in axis.entries}
         for successor in (a for a in now if any(e.key in keys for e in a.entries) and a not in axes):
             found = self.trials.run(now, edit([successor]), training)
-            if found.further_than(outcome):
+            if found.further_than(outcome) and not self._losing(axes, now, axis, edit, training):
                 return now, successor, found
         del relations.equal[said:]
         return None
 
-    def _pairs(self, axes: Sequence[Axis], axis: Axis, module: nn.Module) -> Iterator[tuple[Source, Source]]:
+    def _losing(self, before: list[Axis], now: Sequence[Axis], failing: Axis, edit: Edit, training: bool) -> bool:
+        kept = {_identity(axis) for axis in now}
+        lost = (a for a in before if a is not failing and _identity(a) not in kept and a.prunable)
+        kinds = {signature(axis): axis for axis in lost if signature(axis) != signature(failing)}
+        return any(not self.trials.run(before, edit([axis]), training).failure for axis in kinds.values())
+
+    def _pairs(self, axes: Sequence[Axis], axis: Axis, module: nn.Module) -> list[tuple[Source, Source]]:
+        """The dimensions of its tensors of which one may be as long as the other, or as several of it."""
         prefix = self.names[module]
         own = [s for s in self.trials.trace.sources if prefix in (_holder(s.tensor), _holder(_holder(s.tensor)))]
         held = {s: frozenset(a for a in axes if any(e.key == (s.tensor, s.dim) for e in a.entries)) for s in own}
-        for one, other in combinations(own, 2):
-            alike = one.size == other.size and held[one] and held[other]
-            if alike and held[one] != held[other] and axis in held[one] | held[other]:
-                yield one, other
+        found = []
+        for one, other in combinations(sorted(own, key=lambda source: source.size), 2):
+            whole = other.size % one.size == 0 and held[one] and held[other]
+            if whole and held[one] != held[other] and axis in held[one] | held[other]:
+                found.append((one, other))
+        return sorted(found, key=lambda pair: pair[1].size // pair[0].size)
 
     def _alike(self, module: nn.Module, one: Source, other: Source) -> list[tuple[Source, Source]]:
         prefix = self.names[module]
@@ -171,7 +184,7 @@ class Repairs:
                 rest = [s.tensor[len(prefix) :].lstrip(".") for s in (one, other)]
                 named = [f"{name}.{r}" if name else r for r in rest]
                 a, b = self.trials.starts.get((named[0], one.dim)), self.trials.starts.get((named[1], other.dim))
-                if a is not None and b is not None and a.size == b.size:
+                if a is not None and b is not None and b.size % a.size == 0:
                     found.append((a, b))
         return found
 

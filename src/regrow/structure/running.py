@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import random
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -55,6 +57,8 @@ def swapped(model: nn.Module, tensors: Mapping[Tensor, Tensor]) -> Iterator[None
             store.update({key: tensors[t] for key, t in store.items() if t is not None})
         for module, held in attributes:
             vars(module).update(_with_others(held, tensors))
+            kept = {k: v for k, v in vars(module).items() if type(v) in _KEPT and k not in _OWN}
+            vars(module).update({k: copy.copy(v) for k, v in kept.items()})
         yield
     finally:
         for module, held in attributes:
@@ -100,6 +104,12 @@ def plain_kernels() -> Iterator[None]:
     finally:
         torch._C._set_mkldnn_enabled(mkldnn)
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+#: What a forward pass may put things into.
+_KEPT = (dict, list, set, OrderedDict)
+#: What torch keeps on every module.
+_OWN = frozenset(vars(nn.Module()))
 
 
 def _with_others(attributes: dict[str, Any], tensors: Mapping[Tensor, Tensor]) -> dict[str, Any]:

@@ -152,13 +152,10 @@ class Trace(TorchDispatchMode):
     def add_source(self, name: str, tensor: Tensor, labels: Mapping[int, np.ndarray] | None = None) -> None:
         """Label every dimension of a parameter or buffer that has more than one index.
 
-        Integers are positions or counts: what meets them can't change, and their own sizes don't either.
-
         Args:
             labels: Inherited labels of its dimensions.
         """
-        dims = range(tensor.ndim) if tensor.dtype not in _INTEGERS else ()
-        self.set(tensor, self._fields(name, tensor, dims, labels), "weight")
+        self.set(tensor, self._fields(name, tensor, range(tensor.ndim), labels), "weight")
         self._names[id(tensor)] = name
 
     def _fields(
@@ -267,7 +264,6 @@ class Trace(TorchDispatchMode):
             self.set(out, (), origin)
 
 
-_INTEGERS = {torch.int8, torch.int16, torch.int32, torch.int64}
 _COPIES = {"clone", "contiguous", "alias", "detach", "lift_fresh"}
 
 #: Says how a call relates the labels of its tensors.

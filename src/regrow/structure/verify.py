@@ -189,6 +189,7 @@ class _Numbers:
             for module in model.modules():
                 for attribute, size in list(outdated_sizes(module)):
                     setattr(module, attribute, size)
+            model.train().eval()  # what a module has kept from earlier passes in eval mode goes
             args, kwargs = copy.deepcopy(with_inputs((self.args, self.kwargs), planned))
             return [t for t in tensors_in(model(*args, **kwargs)) if t.is_floating_point()]
 

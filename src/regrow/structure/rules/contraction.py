@@ -32,6 +32,23 @@ def matrix_product(trace: Trace, call: Call) -> None:
     trace.book_flops(weight, 2 * call.out.numel() * left.shape[-1])
 
 
+@rules_for("_grouped_mm")
+def grouped_product(trace: Trace, call: Call) -> None:
+    """Each stretch of rows meets the matrix of its own expert; experts are picked by their numbers."""
+    data, weight = call["self"], call["mat2"]
+    for fld in trace.of(weight).fields:
+        seen = trace.relations.restrict(fld, (0,)) if weight.ndim == 3 else None
+        trace.relations.freeze([seen] if seen is not None else [], "its entries are looked up by their numbers")
+    if (data.ndim, weight.ndim) != (2, 3):
+        trace.relations.freeze(
+            [f for t in (data, weight) for f in trace.of(t).fields], f"has a ragged side in {call.name}"
+        )
+        return trace.set(call.out, (), "data")
+    trace.set(call.out, *contract(trace, call, [data, weight], "nk,ekm->nm"))
+    trace.book_flops(weight, 2 * data.numel() * weight.shape[-1])
+    return None
+
+
 def _note_attention(trace: Trace, call: Call, left: Tensor, right: Tensor) -> None:
     """Where data meet data, what is contracted are features of a head, and what runs along are heads."""
     if any(trace.of(t).origin != "data" for t in (left, right)):

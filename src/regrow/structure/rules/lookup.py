@@ -11,6 +11,7 @@ from ..trace import Call, Trace
 from .registry import rules_for
 
 LOOKED_UP = "its entries are looked up by their numbers"
+HOLDS_NUMBERS = "holds the numbers of what is looked up"
 _MASKS = (torch.bool, torch.uint8)
 
 
@@ -18,6 +19,7 @@ _MASKS = (torch.bool, torch.uint8)
 def embedding(trace: Trace, call: Call) -> None:
     """Rows are looked up, columns pass."""
     table, indices = call["weight"], call["indices"]
+    trace.relations.freeze(trace.of(indices).fields, HOLDS_NUMBERS)
     fields = []
     for fld in trace.of(table).fields:
         if fld.dims == (0,):
@@ -32,6 +34,7 @@ def embedding(trace: Trace, call: Call) -> None:
 @rules_for("_embedding_bag _embedding_bag_forward_only")
 def embedding_bag(trace: Trace, call: Call) -> None:
     """Rows are looked up and reduced, columns pass."""
+    trace.relations.freeze(trace.of(call["indices"]).fields, HOLDS_NUMBERS)
     for fld in trace.of(call["weight"]).fields:
         if fld.dims == (0,):
             trace.looked_up(fld)
@@ -45,7 +48,7 @@ def index(trace: Trace, call: Call) -> None:
     """The dimensions that are indexed can't change; the others pass."""
     data, indices = call.tensors[0], call["indices"]
     for tensor in (t for t in indices if t is not None):
-        trace.relations.freeze(trace.of(tensor).fields, "holds the numbers of what is looked up")
+        trace.relations.freeze(trace.of(tensor).fields, HOLDS_NUMBERS)
     taken, spans = _indexed(indices)
     fields = []
     for fld in trace.of(data).fields:
@@ -90,7 +93,7 @@ def _places(ndim: int, taken: set[int], spans: int) -> dict[int, int]:
 def select_by_index(trace: Trace, call: Call) -> None:
     """One dimension is looked up; the others pass."""
     data, dim = call.tensors[0], call["dim"] % max(1, call.tensors[0].ndim)
-    trace.relations.freeze(trace.of(call["index"]).fields, "holds the numbers of what is looked up")
+    trace.relations.freeze(trace.of(call["index"]).fields, HOLDS_NUMBERS)
     found = (trace.relations.collapse(f, [dim], LOOKED_UP) for f in trace.of(data).fields)
     trace.set(call.out, [f for f in found if f is not None], trace.of(data).origin)
 

@@ -17,6 +17,7 @@ from .registry import rules_for
     "zero_ zeros_like ones_like empty_like full_like rand_like randn_like uniform_ normal_ random_ celu elu_ gelu_ ",
     "leaky_relu_ rrelu rrelu_with_noise rrelu_with_noise_functional _prelu_kernel prelu nan_to_num tril triu",
     "_conj resolve_conj _fw_primal lerp polar complex masked_fill masked_fill_ isin detach_ silu_",
+    "hardswish mish_ exponential_ normal_functional log_sigmoid_forward floor_divide floor_divide_",
 )
 def pointwise(trace: Trace, call: Call) -> None:
     """All dimensions run together, as broadcasting aligns them."""
@@ -33,7 +34,8 @@ def pointwise(trace: Trace, call: Call) -> None:
     for out in outputs:
         if any(out is t for t in tensors):
             _check_written(trace, call, out, fields)
-        trace.set(out, fields, origin)
+        if out.ndim == ndim:  # what else is put out is scratch memory
+            trace.set(out, fields, origin)
 
 
 def _note_meeting(trace: Trace, call: Call, operands: Sequence[Operand]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..relations import Field
 from ..trace import Call, Trace
+from ..views import reshaped
 from .registry import rules_for
 
 #: What adds nothing where a unit is silent.
@@ -67,6 +68,13 @@ def regions(trace: Trace, call: Call) -> None:
     _pass_but(trace, call, call.tensors[0], [0, 2, 3], f"lies along the regions of {call.name}")
 
 
+@rules_for("_fft_r2c _fft_c2r _fft_c2c")
+def fourier(trace: Trace, call: Call) -> None:
+    """All along the transformed dimensions is mixed; the others pass."""
+    data = call.tensors[0]
+    _pass_but(trace, call, data, [d % data.ndim for d in call["dim"]], f"is transformed by {call.name}")
+
+
 @rules_for("im2col")
 def columns(trace: Trace, call: Call) -> None:
     """Windows become columns: each channel stands there once for each place of the window."""
@@ -74,6 +82,18 @@ def columns(trace: Trace, call: Call) -> None:
     fields = _without(trace, call, data, [data.ndim - 2, data.ndim - 1])
     places = out.shape[-2] // data.shape[-3]
     trace.set(out, [f._replace(labels=f.labels.repeat(places)) for f in fields], trace.of(data).origin)
+
+
+@rules_for("col2im")
+def folded(trace: Trace, call: Call) -> None:
+    """Columns become images again: what stands for one channel, at all places of the window, goes together."""
+    data, channels = call.tensors[0], call.out.shape[-3]
+    fields = _without(trace, call, data, [data.ndim - 1])
+    shape = (*data.shape[:-2], channels, data.shape[-2] // channels, data.shape[-1])
+    split = reshaped(trace.relations, fields, data.shape, shape)
+    why = f"lies along the window of {call.name}"
+    found = (trace.relations.collapse(f, [data.ndim - 1], why) for f in split)
+    trace.set(call.out, [f for f in found if f is not None], trace.of(data).origin)
 
 
 def _pass_but(trace: Trace, call: Call, data: Tensor, dims: Iterable[int], why: str) -> None:
