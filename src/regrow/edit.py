@@ -21,7 +21,7 @@ from .remap import DimMaps, fill_fresh, mapped, unmapped
 from .structure import Axis, Entry, Structure
 from .structure.declared import outdated_sizes
 from .structure.example import named_tensors, tensors_in
-from .structure.maps import FRESH, PlaceMap, plan, run_of
+from .structure.maps import FRESH, PlaceMap, fresh_summed, plan, run_of
 from .structure.running import untouched
 from .transaction import Transaction, Write
 
@@ -225,6 +225,11 @@ def _edited(
                 if value is not None or entry.name in filled | templates:
                     fill_fresh(edited[entry.name], axis, entry, by_tensor[entry.name], index_map, value)
                     filled.add(entry.name)
+    for axis, index_map in maps.items():
+        for entry in axis.entries:
+            silent = fresh_summed(by_tensor[entry.name][entry.dim], entry, index_map)
+            if len(silent):
+                edited[entry.name].index_fill_(entry.dim, torch.from_numpy(silent).to(entry.tensor.device), 0.0)
     return edited
 
 
@@ -297,6 +302,8 @@ def _plan_bookkeeping(
         for place, unit_of in place_map.units_after.items():
             writes.attribute(place, "unit_of", torch.from_numpy(np.ascontiguousarray(unit_of)))
             writes.attribute(place, "run", run_of(unit_of, place.run))
+            if isinstance(place, Entry) and place.summed is not None:
+                writes.attribute(place, "summed", place.summed[torch.from_numpy(place_map.take)])
     for axis, index_map in maps.items():
         writes.attribute(axis, "size", len(index_map))
         for count in axis.counts:

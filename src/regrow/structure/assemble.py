@@ -152,6 +152,9 @@ class _Assembly:
         entry = Entry(torch.from_numpy(unit_of), run, source.tensor, owner, attribute, source.dim)
         if entry.tensor.is_floating_point():
             entry.role = self.roles.get(source.start, "free")
+            summed = self.solution.summed[source.start : source.start + source.size] & (unit_of >= 0)
+            if entry.role not in ("scale", "mean", "var") and summed.any():
+                entry.summed = torch.from_numpy(summed)
         return entry
 
     def _counts(self, member_of: np.ndarray) -> Iterator[Count]:

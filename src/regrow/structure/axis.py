@@ -63,6 +63,9 @@ class Entry(Place):
 
     ``role`` is what the tensor does to the units: "out" (its rows produce them), "in" (its columns consume
     them), "tied" (it does both), "scale", "shift", "mean" or "var" (of a normalisation), or "free" (none of these).
+
+    ``summed`` tells which indices produce what is added up with no weight between, as a query's features are: a new
+    unit sends nothing only where these are zero. None stands for no index.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Entry(Place):
     attribute: str = field(repr=False)
     dim: int = 0
     role: str = "free"
+    summed: Tensor | None = field(default=None, repr=False)
 
     @property
     def tensor(self) -> Tensor:

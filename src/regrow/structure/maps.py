@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .axis import Axis, Place
+from .axis import Axis, Entry, Place
 
 #: In a map: a unit that comes from no old one.
 FRESH = -1
@@ -170,6 +170,14 @@ def origins_in(planned: PlaceMap, place: Place, index_map: np.ndarray) -> tuple[
     units = planned.units_after[place]
     where = np.flatnonzero(np.isin(units, np.flatnonzero(index_map == FRESH)))
     return where, units[where] * planned.before + planned.take[where]
+
+
+def fresh_summed(planned: PlaceMap, entry: Entry, index_map: np.ndarray) -> np.ndarray:
+    """The fresh indices of one axis in a planned place that must be zero for the new units to send nothing."""
+    if entry.summed is None:
+        return np.zeros(0, np.int64)
+    where, _ = origins_in(planned, entry, index_map)
+    return where[entry.summed.numpy()[planned.take[where]]]
 
 
 def regular_run(unit_of: np.ndarray, size: int) -> int:

@@ -53,10 +53,12 @@ def relate(trace: Trace, call: Call, operands: Sequence[Operand], output: Sequen
     """
     relations = trace.relations
     operands = [_beside_bare(trace, call, operand, operands) for operand in operands]
+    multiplied = call.name in _PRODUCTS or call.name.startswith("_scaled_dot_product")
     for one, other in combinations(operands, 2):
+        data = multiplied and one.origin == other.origin == "data"
         for f in one.fields:
             for g in other.fields:
-                equate_fields(relations, f, g)
+                equate_fields(relations, f, g, data)
     result: list[Field] = []
     for f in (f for o in operands for f in o.fields):
         seen = relations.restrict(f, output)
@@ -86,13 +88,17 @@ def _why_bare(trace: Trace, call: Call, tensor: Tensor) -> str:
     return f"meets a size that carries no labels, in {call.name}"
 
 
-def equate_fields(relations: Relations, one: Field, other: Field) -> None:
+#: Calls that multiply what they are given.
+_PRODUCTS = {"mul", "mul_", "mm", "bmm", "dot"}
+
+
+def equate_fields(relations: Relations, one: Field, other: Field, multiplied: bool = False) -> None:
     """Equate two fields where they share places."""
     common = [place for place in one.dims if place in other.dims]
     a, b = relations.restrict(one, common), relations.restrict(other, common)
     if a is not None and b is not None:
         order = [b.dims.index(place) for place in a.dims]
-        relations.equate(a.labels, b.labels.transpose(order))
+        relations.equate(a.labels, b.labels.transpose(order), multiplied)
 
 
 def _add(relations: Relations, fields: list[Field], new: Field) -> None:
@@ -158,7 +164,10 @@ def contract(
             first = (sizes or {})[letters[0]] if len(letters) > 1 else size
             extents.update(zip(letters, (first, size // first), strict=False))
     operands = [_lettered(trace, call, t, dims, extents) for t, dims in zip(tensors, inputs, strict=True)]
-    _note_sides(trace, operands, {ord(c) for letters in output for c in letters})
+    kept = {ord(c) for letters in output for c in letters}
+    _note_sides(trace, operands, kept)
+    for place in {p for o in operands for f in o.fields for p in f.dims} - kept:
+        _note_sum(trace, call, operands, place)
     fields = relate(trace, call, operands, [ord(c) for letters in output for c in letters])
     return _joined(trace.relations, fields, output, extents), common_origin(o.origin for o in operands)
 
@@ -204,6 +213,24 @@ def _note_sides(trace: Trace, operands: Sequence[Operand], kept: set[int]) -> No
                 note_role(trace, [fld], "out" if outer else "in")
             elif not outer:
                 note_role(trace, [fld], "in" if operand is operands[0] else "out")
+
+
+def _note_sum(trace: Trace, call: Call, operands: Sequence[Operand], place: int) -> None:
+    """Where no weight meets the data that are added up, one of them has to be silent by itself."""
+    met = [(o, f) for o in operands for f in o.fields if place in f.dims]
+    if any(o.origin == "weight" for o, _ in met):
+        return
+    at_zero = next(((o, f) for o, f in met if not trace.shifted(o.tensor)), None)
+    operand, fld = at_zero or met[0]
+    note_summed(trace, call, operand.tensor, fld)
+
+
+def note_summed(trace: Trace, call: Call, data: Tensor, fld: Field) -> None:
+    """These data are added up with no weight in between."""
+    if trace.shifted(data):
+        trace.relations.mark_inexact([fld], f"is added up by {call.name} where what is silent isn't zero")
+    else:
+        trace.relations.summed.append(fld.labels.ravel())
 
 
 def _joined(relations: Relations, fields: Sequence[Field], dims: list[str], extents: dict[str, int]) -> Sequence[Field]:

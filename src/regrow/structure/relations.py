@@ -79,6 +79,8 @@ class Relations:
     def __init__(self) -> None:
         self.count = 1  # label 0 is FIXED
         self.equal: list[tuple[np.ndarray, np.ndarray]] = []
+        self.multiplied: list[tuple[np.ndarray, np.ndarray]] = []  # equal too; of each pair one may be silent alone
+        self.summed: list[np.ndarray] = []  # labels of data that are added up with no weight between
         self.frozen: list[tuple[np.ndarray, str]] = []
         self.inexact: list[tuple[np.ndarray, str]] = []
         self.derived: list[Derived] = []
@@ -112,15 +114,19 @@ class Relations:
         self.count += count
         return np.arange(start, self.count)
 
-    def equate(self, one: np.ndarray, other: np.ndarray) -> None:
-        """Labels at the same place are one thing."""
+    def equate(self, one: np.ndarray, other: np.ndarray, multiplied: bool = False) -> None:
+        """Labels at the same place are one thing.
+
+        Args:
+            multiplied: They are so because data with them are multiplied: what is silent in one is so in the product.
+        """
         if one is other:
             return
         key = (id(one), id(other))
         if key not in self._said:
             self._said[key] = (one, other)
             one, other = np.broadcast_arrays(one, other)
-            self.equal.append((one.ravel(), other.ravel()))
+            (self.multiplied if multiplied else self.equal).append((one.ravel(), other.ravel()))
 
     def freeze(self, fields: Iterable[Field], reason: str) -> None:
         """Nothing that carries these labels may change."""

@@ -7,7 +7,7 @@ and slabs occur, units are closures (``closure.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,12 +50,13 @@ class Solution:
     classes: np.ndarray
     frozen: Notes  # why a class can't change
     inexact: Notes  # why it can't come or go silently
+    summed: np.ndarray  # for each label whether it has to be silent by itself
     families: list[tuple[np.ndarray, np.ndarray]]
 
 
 def solve(relations: Relations) -> Solution:
     """Connected components, then the closed sets that hold nothing frozen."""
-    classes = _components(relations)
+    classes = _components(relations, [*relations.equal, *relations.multiplied])
     fixed = (np.array([FIXED]), "joined with something that can't change")
     reasons = Notes.on(classes, [fixed, *relations.frozen])
     frozen = reasons.of >= 0
@@ -67,13 +68,34 @@ def solve(relations: Relations) -> Solution:
         alone[block.members] = False
         families += [(block.members[f >= 0], f[f >= 0]) for f in minimal(block.families())]
     free = np.flatnonzero(alone & ~frozen)
-    return Solution(classes, reasons, Notes.on(classes, relations.inexact), [(free, free), *families])
+    inexact = Notes.on(classes, relations.inexact)
+    return Solution(classes, reasons, inexact, _summed(relations), [(free, free), *families])
 
 
-def _components(relations: Relations) -> np.ndarray:
-    if not relations.equal:
+def _summed(relations: Relations) -> np.ndarray:
+    """All that has to be silent where data are added up with no weight between; of a product one side is enough."""
+    found = np.zeros(relations.count, bool)
+    if not relations.summed:
+        return found
+    sides = _components(relations, relations.equal)
+    found[np.concatenate(relations.summed)] = True
+    while True:
+        before = found
+        found = np.isin(sides, sides[found])
+        for labels, _, parts in reversed(relations.derived):
+            stands = found[labels]
+            for part in parts if stands.any() else ():
+                stands = stands.reshape(stands.shape + (1,) * (part.ndim - stands.ndim))
+                over = np.broadcast_shapes(stands.shape, part.shape)
+                found[np.broadcast_to(part, over)[np.broadcast_to(stands, over)]] = True
+        if np.array_equal(found, before):
+            return found
+
+
+def _components(relations: Relations, equal: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    if not equal:
         return np.arange(relations.count)
-    one = np.concatenate([a for a, _ in relations.equal])
-    other = np.concatenate([b for _, b in relations.equal])
+    one = np.concatenate([a for a, _ in equal])
+    other = np.concatenate([b for _, b in equal])
     graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(relations.count, relations.count))
     return connected_components(graph, directed=False)[1]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import meta
+from . import at_zero, meta
 from .boundary import Boundary, name_of_input
 from .integers import integers
 from .journal import Comparison, Journal, Record, numbers_of
@@ -88,6 +88,7 @@ class Trace(TorchDispatchMode):
         self._uniform: set[int] = set()  # storages
         self._alive: list[Tensor] = []  # ids stay unique only while their tensors live
         self._picked: list[np.ndarray] = []
+        self._shifted: set[int] = set()
         self._integers: dict[nn.Module | None, set[int]] = {}
 
     def of(self, tensor: Tensor) -> Labelled:
@@ -106,6 +107,10 @@ class Trace(TorchDispatchMode):
         """Note that a tensor has one value everywhere."""
         self.set(tensor, (), "uniform")
         self._uniform.add(meta.storage_key(tensor))
+
+    def shifted(self, tensor: Tensor) -> bool:
+        """Whether what is silent may be another number than zero there, as after a sigmoid."""
+        return id(tensor) in self._shifted
 
     def written(self, tensor: Tensor) -> None:
         """Note that a tensor was written to: what shares its memory isn't uniform any more."""
@@ -228,6 +233,8 @@ class Trace(TorchDispatchMode):
             self._unknown_call(call)
         else:
             rule(self, call)
+        if outputs and isinstance(self.journal, Journal):
+            self._note_shift(call, tensors, outputs)
         if call.name in _COPIES:
             return out  # whether memory is copied may depend on sizes
         numbers = numbers_of(call, given, bool(inputs) and inputs[0].origin == "uniform")
@@ -245,6 +252,16 @@ class Trace(TorchDispatchMode):
             )
         )
         return out
+
+    def _note_shift(self, call: Call, tensors: list[Tensor], outputs: list[Tensor]) -> None:
+        if torch.Tag.pointwise in call.op.tags:
+            labelled = [bool(self.of(t).fields) for t in tensors]
+            shifted = any(labelled) and not at_zero.stays(call, labelled)
+        else:
+            shifted = call.name in _NORMS and call.get("weight") is None
+        passed = call.name not in _SILENCING and not self._shifted.isdisjoint(map(id, tensors))
+        if shifted or passed:
+            self._shifted.update(map(id, outputs))
 
     def _meta_copy(self, tensor: Tensor) -> Tensor:
         copy = tensor.to("meta")
@@ -264,6 +281,9 @@ class Trace(TorchDispatchMode):
             self.set(out, (), origin)
 
 
+_NORMS = {"native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"}
+#: What reads or scales by weights: where these are zero, so is what comes out.
+_SILENCING = {*_NORMS, "mm", "addmm", "convolution", "native_layer_norm", "native_group_norm"}
 _COPIES = {"clone", "contiguous", "alias", "detach", "lift_fresh"}
 
 #: Says how a call relates the labels of its tensors.

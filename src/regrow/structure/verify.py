@@ -25,7 +25,7 @@ from .axis import Axis
 from .boundary import with_inputs
 from .declared import outdated_sizes
 from .example import named_tensors, tensors_in
-from .maps import FRESH, PlaceMap, plan
+from .maps import FRESH, PlaceMap, fresh_summed, plan
 from .running import plain_kernels, swapped, untouched
 from .trial import Maps, counted
 
@@ -174,6 +174,10 @@ class _Numbers:
                     where = torch.from_numpy(np.flatnonzero(fresh)).to(found[entry.name].device)
                     if len(where) and entry.role in _FRESH:
                         found[entry.name] = found[entry.name].index_fill(entry.dim, where, _FRESH[entry.role])
+        for axis, index_map in maps.items():
+            for entry in axis.entries:
+                silent = torch.from_numpy(fresh_summed(planned[entry.key], entry, index_map))
+                found[entry.name] = found[entry.name].index_fill(entry.dim, silent.to(found[entry.name].device), 0.0)
         return found
 
     def _run(self, tensors: Mapping[str, Tensor], planned: Mapping[tuple[str, int], PlaceMap]) -> list[Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from ..relate import note_summed
 from ..relations import Field
 from ..trace import Call, Trace
 from ..views import reshaped
@@ -34,6 +35,9 @@ def reduction(trace: Trace, call: Call) -> None:
         trace.relations.freeze(lost, f"is counted along by {call.name}")
     elif call.name not in _NEUTRAL:
         trace.relations.mark_inexact(lost, f"{call.name} runs over it")
+    elif known.origin == "data":
+        for fld in (f for f in known.fields if reduced & set(f.dims)):
+            note_summed(trace, call, data, fld)
     for out in call.outputs:
         place = {d: d if out.ndim == data.ndim else i for i, d in enumerate(left)}
         trace.set(out, [Field(tuple(place[d] for d in f.dims), f.labels) for f in fields], known.origin)
