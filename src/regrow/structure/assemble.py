@@ -15,7 +15,7 @@ from .closure import distinct
 from .declared import declares_sizes
 from .integers import Integer, integers
 from .maps import regular_run
-from .relations import Source
+from .relations import FIXED, Source
 from .solve import Solution
 from .trace import Trace
 
@@ -175,21 +175,21 @@ class _Assembly:
 
 
 def _integers_called(modules: list[nn.Module], argument: str, value: int) -> list[tuple[nn.Module, Integer]]:
-    """The integers of modules with this value: those of the argument's name, or else of each module the only one."""
-    found = {m: [integer for integer in integers(m) if integer.value == value] for m in modules}
-    named = [(m, integer) for m, here in found.items() for integer in here if integer.name == argument]
-    if named:
-        return named
-    return [(m, here[0]) for m, here in found.items() if len(here) == 1 and not declares_sizes(m)]
+    """The integers of modules with this value: those of the argument's name, or else all; a trial tells which do."""
+    found = [(m, integer) for m in modules for integer in integers(m) if integer.value == value]
+    named = [(m, integer) for m, integer in found if integer.name == argument]
+    return named or [(m, integer) for m, integer in found if not declares_sizes(m)]
 
 
 def _roles(trace: Trace) -> dict[int, str]:
     """Role by the first label of a source; "tied" where one weight both produces and consumes the units."""
     order = ["tied", "in", "out", "scale", "shift", "mean", "var"]
     found: dict[int, str] = {}
+    starts = np.array([source.start for source in trace.sources])
     for labels, role in trace.relations.roles:
-        source = trace.source_of(labels)
-        if source is not None:
+        bases = trace.relations.bases(labels)
+        for number in distinct(np.searchsorted(starts, bases[bases > FIXED], side="right") - 1):
+            source = trace.sources[number]
             known = found.get(source.start, role)
             both = {known, role} == {"in", "out"}
             found[source.start] = "tied" if both else min(known, role, key=order.index)

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-#: How many ways of completing the rectangles are followed from one family of slices.
-MAX_BRANCHES = 16
+#: How many steps are made from one family of slices, over all ways of completing the rectangles.
+MAX_STEPS = 32
 
 Slab = tuple[np.ndarray, np.ndarray]
 
@@ -98,38 +98,45 @@ class Block:
         self.rectangles: list[np.ndarray] = []
 
     def families(self) -> list[np.ndarray]:
-        """One family from each dimension of each rectangle, and one from each row of slab labels.
+        """Closed families from each dimension of each rectangle, and from each row of slab labels.
 
-        Units that hold something frozen are left out.
+        Units that hold something frozen, or all of a unit that was found before, are left out.
         """
         self.rows = _Rows(self.slabs) if self.slabs else None
-        found: list[np.ndarray] = []
+        self.found: list[np.ndarray] = []
         for rectangle in self.rectangles:
             for dim in range(rectangle.ndim):
-                if not any(_runs_along(family[rectangle], dim) for family in found):
+                if not any(_runs_along(family[rectangle], dim) for family in self.found):
                     slices = np.arange(rectangle.shape[dim])
-                    found += self._close(rectangle, _spread(slices, dim, rectangle.shape))
+                    self._close(rectangle, _spread(slices, dim, rectangle.shape))
         for slab, _ in self.slabs:
-            if not any(_runs_along(family[slab], 0) for family in found):
-                found += self._close(slab, np.arange(len(slab)))
-        return [self._without_frozen(family) for family in found]
+            if not any(_runs_along(family[slab], 0) for family in self.found):
+                self._close(slab, np.arange(len(slab)))
+        return self.found
 
-    def _close(self, where: np.ndarray, units: np.ndarray) -> list[np.ndarray]:
+    def _close(self, where: np.ndarray, units: np.ndarray) -> None:
         """All ways to close a family of sets; none where each holds something frozen from the start."""
         if len(distinct(units[self.frozen[where]])) == len(distinct(units)):
-            return []
+            return
         nothing = np.full(len(self.members), -1)
-        pending, closed = [assigned(nothing, where, units)], []
-        while pending and len(closed) + len(pending) <= MAX_BRANCHES:
-            family = self._close_slabs(pending.pop())
+        pending = [assigned(nothing, where, units)]
+        for _ in range(MAX_STEPS):
+            if not pending:
+                break
+            family = self._without_found(self._close_slabs(pending.pop()))
             if (family < 0).all():
                 continue
             ways = self._complete(family)
             if ways:
                 pending += ways
             else:
-                closed.append(family)
-        return closed
+                self.found.append(family)
+
+    def _without_found(self, family: np.ndarray) -> np.ndarray:
+        """Sets only grow while they are closed: what holds all of a unit that was found will be no smaller."""
+        for other in self.found:
+            family = _without(family, _containing(family, other, strictly=False))
+        return family
 
     def _close_slabs(self, family: np.ndarray) -> np.ndarray:
         """A slab label is in a unit exactly when all of its row is. Units that come to hold something frozen go."""
@@ -143,7 +150,8 @@ class Block:
     def _complete(self, family: np.ndarray) -> list[np.ndarray]:
         """The ways to make the incomplete rectangles unions of slices; none when all are complete.
 
-        Those with a single way that keeps units apart are completed at once; the first of the others branches.
+        Those with a single way that keeps units apart are completed at once; the first of the others branches, and
+        the way that merges the fewest units is followed first.
         """
         branch: tuple[np.ndarray, list[np.ndarray]] | None = None
         before = family
@@ -163,15 +171,16 @@ class Block:
                 branch = rectangle, apart or spread
         if family is not before:
             return [family]
-        return [] if branch is None else [assigned(family, branch[0], way) for way in branch[1]]
+        if branch is None:
+            return []
+        found = [assigned(family, branch[0], way) for way in branch[1]]
+        return sorted(found, key=lambda way: len(distinct(way[way >= 0])))  # the last is followed first
 
     def _without_frozen(self, family: np.ndarray) -> np.ndarray:
         held = family[self.frozen]
         if (held < 0).all():
             return family
-        spoilt = np.zeros(int(family.max()) + 2, bool)  # the last is for classes in no unit
-        spoilt[held[held >= 0]] = True
-        return np.where(spoilt[family], -1, family)
+        return _without(family, held[held >= 0])
 
 
 class _Rows:
@@ -250,26 +259,38 @@ def minimal(families: Iterable[np.ndarray]) -> list[np.ndarray]:
             distinct.append(family)
     kept: list[np.ndarray] = []
     for family in distinct:
-        spoilt = [unit for other in distinct if other is not family for unit in _containing(family, other)]
-        family = np.where(np.isin(family, spoilt), -1, family)
+        for other in distinct:
+            if other is not family:
+                family = _without(family, _containing(family, other, strictly=True))
         if (family >= 0).any() and not any(_same(family, k) for k in kept):
             kept.append(family)
     return kept
 
 
-def _containing(family: np.ndarray, other: np.ndarray) -> list[int]:
-    """Units of ``family`` that strictly contain a unit of ``other``."""
+def _without(family: np.ndarray, units: np.ndarray) -> np.ndarray:
+    if not len(units):
+        return family
+    spoilt = np.zeros(int(family.max()) + 2, bool)  # the last is for classes in no unit
+    spoilt[units] = True
+    return np.where(spoilt[family], -1, family)
+
+
+def _containing(family: np.ndarray, other: np.ndarray, strictly: bool) -> np.ndarray:
+    """Units of ``family`` that contain a unit of ``other``, and perhaps more."""
     inside = other >= 0
     if not (family[inside] >= 0).any():
-        return []
+        return np.zeros(0, np.int64)
     low = np.full(other.max() + 1, np.iinfo(np.int64).max)
     high = np.full(other.max() + 1, -1)
     np.minimum.at(low, other[inside], family[inside])
     np.maximum.at(high, other[inside], family[inside])
     whole = (low == high) & (low >= 0)
+    if not strictly:
+        return low[whole]
     size = np.bincount(family[family >= 0], minlength=int(family.max()) + 1)
     own = np.bincount(other[inside], minlength=len(low))
-    return [int(low[u]) for u in np.flatnonzero(whole) if size[low[u]] > own[u]]
+    whole[whole] = size[low[whole]] > own[whole]
+    return low[whole]
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:

@@ -77,8 +77,13 @@ def inherited(
         for position, units in place.units_after.items():
             number, new = fresh.get(id(position), (0, np.zeros(0, np.int64)))
             codes += np.where(np.isin(units, new), (units + 1) * 131 + number * 7919, 0)
-        values = np.where(place.fresh, values | (codes % 65535 + 1), values)
+        values = np.where(place.fresh, values | _summed(codes), values)
     return values
+
+
+def _summed(codes: np.ndarray | np.int64) -> np.ndarray | np.int64:
+    """The code of what is fresh by several axes: the sum of theirs, but never zero."""
+    return np.where(codes > 0, (codes - 1) % CODE + 1, 0)
 
 
 def mixed(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -87,7 +92,7 @@ def mixed(parts: Sequence[np.ndarray]) -> np.ndarray:
     for part in parts:
         result = (result ^ (part >> _SHIFT)) * _MIX
         code = code + (part & CODE)
-    return (result << _SHIFT) | np.where(code > CODE, code % CODE + 1, code)
+    return (result << _SHIFT) | _summed(code)
 
 
 class Inherited(Relations):

@@ -62,6 +62,17 @@ class PythonSize:
     labels: np.ndarray
 
 
+class Combination(NamedTuple):
+    """What an array of combined labels is made of: for each part the dimensions that it has there, and its labels."""
+
+    labels: np.ndarray
+    parts: tuple[tuple[tuple[int, ...], np.ndarray], ...]
+
+    def moved(self, labels: np.ndarray, order: Sequence[int]) -> Combination:
+        """The same after a transposition."""
+        return Combination(labels, tuple((tuple(order.index(d) for d in dims), part) for dims, part in self.parts))
+
+
 class Derived(NamedTuple):
     """Labels made from others: each stands for a whole row (``kind`` "slab") or for a combination ("all of").
 
@@ -71,6 +82,24 @@ class Derived(NamedTuple):
     labels: np.ndarray
     kind: str
     parts: tuple[np.ndarray, ...]
+
+    def slabs(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Which labels stand for which rows: a part of combinations for all combinations with it."""
+        if self.kind == "slab":
+            return [(self.labels, self.parts[0])]
+        found = []
+        for part in self.parts:
+            inside = [axis for axis, n in enumerate(part.shape) if n > 1]
+            outside = [axis for axis in range(part.ndim) if axis not in inside]
+            found.append((part.ravel(), self.labels.transpose(inside + outside).reshape(part.size, -1)))
+        return found
+
+    def parts_of(self, places: np.ndarray) -> np.ndarray:
+        """The labels that those at these places are made of."""
+        if self.kind == "slab":
+            return self.parts[0][places].ravel()
+        shape = self.labels.shape
+        return np.concatenate([np.broadcast_to(part, shape).reshape(-1)[places] for part in self.parts])
 
 
 class Relations:
@@ -91,22 +120,57 @@ class Relations:
         self.moved: dict[object, Any] = {}  # what data movement has made of which arrays, so that it is done once
         self._restricted: dict[tuple[int, tuple[int, ...]], tuple[np.ndarray, np.ndarray]] = {}
         self._known: dict[object, np.ndarray] = {}
+        self._combinations: dict[int, Combination] = {}
         self._said: dict[object, object] = {}  # arrays are told apart by their ids, and so are kept alive
         self._parts: dict[object, tuple[np.ndarray, int, set[tuple[int, int]]]] = {}
 
-    @property
-    def slabs(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Slab labels, each with the row of labels that it stands for."""
-        found = []
-        for labels, kind, parts in self.derived:
-            if kind == "slab":
-                found.append((labels, parts[0]))
-                continue
-            for part in parts:
-                inside = [axis for axis, n in enumerate(part.shape) if n > 1]
-                outside = [axis for axis in range(part.ndim) if axis not in inside]
-                found.append((part.ravel(), labels.transpose(inside + outside).reshape(part.size, -1)))
-        return found
+    def constraints(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[np.ndarray]]:
+        """Slab labels, each with the row of labels that it stands for; and rectangles.
+
+        Combinations that nothing else was said of go with their parts, and constrain nothing.
+        """
+        starts = np.array([int(d.labels.flat[0]) for d in self.derived])
+        homes = [self._home(starts, rectangle) for rectangle in self.rectangles]
+        read = np.zeros(self.count, bool)
+        for labels in (a for group in (*self.equal, *self.multiplied) for a in group):
+            read[labels] = True
+        for labels, _ in self.frozen:
+            read[labels] = True
+        for labels, home in zip(self.rectangles, homes, strict=True):
+            if home < 0:
+                read[labels.ravel()] = True
+        slabs, unread = [], set()
+        for number, derived in reversed(list(enumerate(self.derived))):
+            if derived.kind == "slab" or read[derived.labels].any():
+                slabs += derived.slabs()
+                for part in derived.parts:
+                    read[part.ravel()] = True
+            else:
+                unread.add(number)
+        return slabs[::-1], [r for r, home in zip(self.rectangles, homes, strict=True) if home not in unread]
+
+    def _home(self, starts: np.ndarray, labels: np.ndarray) -> int:
+        """The combination that all these labels are of, or -1."""
+        low, high = int(labels.min()), int(labels.max())
+        number = int(np.searchsorted(starts, low, side="right")) - 1
+        if number < 0 or self.derived[number].kind == "slab":
+            return -1
+        return number if low > 0 and high < starts[number] + self.derived[number].labels.size else -1
+
+    def bases(self, labels: np.ndarray) -> np.ndarray:
+        """The labels of tensors that these are, stand for, or combine."""
+        starts = np.array([int(d.labels.flat[0]) for d in self.derived])
+        found, waiting = [], np.unique(labels)
+        while len(waiting):
+            made = np.searchsorted(starts, waiting, side="right") - 1
+            sizes = np.array([self.derived[i].labels.size if i >= 0 else 0 for i in made])
+            inside = (made >= 0) & (waiting < starts[made] + sizes) if len(starts) else np.zeros(len(waiting), bool)
+            found.append(waiting[~inside])
+            parts = [
+                self.derived[i].parts_of(waiting[inside & (made == i)] - starts[i]) for i in np.unique(made[inside])
+            ]
+            waiting = np.unique(np.concatenate(parts)) if parts else waiting[:0]
+        return np.unique(np.concatenate(found)) if found else waiting
 
     def new_labels(self, count: int) -> np.ndarray:
         """``count`` labels that nothing else has."""
@@ -171,6 +235,9 @@ class Relations:
         keep = tuple(d for d in fld.dims if d in dims)
         if keep == fld.dims or not keep:
             return fld if keep else None
+        for part in self.parts_of(fld):
+            if set(keep) <= set(part.dims):
+                return self.restrict(part, keep)
         first = tuple(fld.dims.index(d) for d in keep)
         key = (id(fld.labels), first)
         if key not in self._restricted:
@@ -189,6 +256,9 @@ class Relations:
         if not keep:
             self.freeze([fld], reason)
             return None
+        parts = [self.collapse(part, fixed, reason) for part in self.parts_of(fld)]
+        if parts:
+            return self.combined([part for part in parts if part is not None])
         first = fld.labels[tuple(slice(None) if d in keep else 0 for d in fld.dims)]
         shape = [n if d in keep else 1 for d, n in zip(fld.dims, fld.labels.shape, strict=True)]
         self.equate(np.broadcast_to(first.reshape(shape), fld.labels.shape), fld.labels)
@@ -202,8 +272,27 @@ class Relations:
         parts = tuple(_spread(f, dims) for f in fields)
         key = ("combined", *((p.shape, p.tobytes()) for p in parts))
         if key not in self._known:
-            self._known[key] = self._combine(parts)
+            labels = self._known[key] = self._combine(parts)
+            own = tuple((tuple(dims.index(d) for d in f.dims), f.labels) for f in fields)
+            self._combinations[id(labels)] = Combination(labels, own)
         return Field(dims, self._known[key])
+
+    def parts_of(self, fld: Field) -> list[Field]:
+        """The fields that a field combines; none if it isn't one of :meth:`combined`."""
+        known = self._combinations.get(id(fld.labels))
+        return [] if known is None else [Field(tuple(fld.dims[a] for a in axes), part) for axes, part in known.parts]
+
+    def transposed(self, labels: np.ndarray, order: Sequence[int]) -> np.ndarray:
+        """Labels with their dimensions in another order."""
+        key = ("order", id(labels), tuple(order))
+        if key not in self.moved:
+            found = np.ascontiguousarray(labels.transpose(order))
+            known = self._combinations.get(id(labels))
+            if known is not None:
+                self._combinations[id(found)] = known.moved(found, order)
+            self.rectangle(found)
+            self.moved[key] = (labels, found)
+        return self.moved[key][1]
 
     def _combine(self, parts: tuple[np.ndarray, ...]) -> np.ndarray:
         shape = np.broadcast_shapes(*(p.shape for p in parts))
@@ -215,9 +304,21 @@ class Relations:
     def _slab(self, rows: np.ndarray) -> np.ndarray:
         key = (rows.shape, rows.tobytes())
         if key not in self._known:
-            self._known[key] = self.new_labels(len(rows))
-            self.derived.append(Derived(self._known[key], "slab", (rows,)))
+            first, which = _distinct_rows(rows)
+            labels = self.new_labels(len(first))
+            self.derived.append(Derived(labels, "slab", (rows[first],)))
+            self._known[key] = labels[which]
         return self._known[key]
+
+
+def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each distinct row is first, and which of these every row is."""
+    if len(np.unique(rows[:, 0])) == len(rows):
+        return np.arange(len(rows)), np.arange(len(rows))
+    weights = np.random.default_rng(0).integers(-(2**62), 2**62, rows.shape[1])
+    _, first, which = np.unique(rows @ weights, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[which]
 
 
 def _spread(fld: Field, dims: Sequence[int]) -> np.ndarray:

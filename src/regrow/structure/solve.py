@@ -60,8 +60,9 @@ def solve(relations: Relations) -> Solution:
     fixed = (np.array([FIXED]), "joined with something that can't change")
     reasons = Notes.on(classes, [fixed, *relations.frozen])
     frozen = reasons.of >= 0
-    slabs = [(classes[slab], classes[rows]) for slab, rows in relations.slabs]
-    rectangles = [classes[labels] for labels in relations.rectangles]
+    slabs, rectangles = relations.constraints()
+    slabs = [(classes[slab], classes[rows]) for slab, rows in slabs]
+    rectangles = [classes[labels] for labels in rectangles]
     alone = np.ones(len(frozen), bool)
     families = []
     for block in blocks(frozen, slabs, rectangles):

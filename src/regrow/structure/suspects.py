@@ -42,7 +42,8 @@ class Suspects:
 
     def _places(self, arrays: list[np.ndarray]) -> dict[tuple[str, int], np.ndarray]:
         """The tensor dimensions, with indices, whose labels are among these, or are what these stand for."""
-        labels = _base(self.trials, np.unique(np.concatenate([a.ravel() for a in arrays]))) if arrays else np.zeros(0)
+        relations = self.trials.trace.relations
+        labels = relations.bases(np.concatenate([a.ravel() for a in arrays])) if arrays else np.zeros(0)
         sources = self.trials.trace.sources
         starts = np.array([s.start for s in sources])
         found = {}
@@ -56,13 +57,3 @@ class Suspects:
 
 def _touches(axis: Axis, place: tuple[str, int], at: np.ndarray) -> bool:
     return any(e.key == place and bool((e.unit_of.numpy()[at] >= 0).any()) for e in axis.entries)
-
-
-def _base(trials: Trials, labels: np.ndarray) -> np.ndarray:
-    """Labels of tensors in place of those that stand for others."""
-    for made, _, parts in reversed(trials.trace.relations.derived):
-        first = int(made.flat[0])
-        inside = (labels >= first) & (labels < first + made.size)
-        if inside.any():
-            labels = np.unique(np.concatenate([labels[~inside], *(p.ravel() for p in parts)]))
-    return labels

@@ -31,6 +31,11 @@ def reshaped(
         if all(plain[g] for g in touched):
             result.append(Field(tuple(groups[group_of[d]][1][0] for d in fld.dims), fld.labels))
             continue
+        parts = relations.parts_of(fld)
+        if parts and all(_alike(parts, groups[g][0]) for g in touched if not plain[g]):
+            moved = [f for part in parts for f in reshaped(relations, [part], before, after)]
+            result.append(relations.combined(moved))
+            continue
         apart = [c for c in clusters if c[0].isdisjoint(touched)]
         met = [c for c in clusters if not c[0].isdisjoint(touched)]
         members = [f for _, fs in met for f in fs]
@@ -42,6 +47,12 @@ def reshaped(
         if moved is not None:
             result.append(moved)
     return result
+
+
+def _alike(parts: Sequence[Field], dims: Sequence[int]) -> bool:
+    """Whether all that have any of these dimensions have the same of them: then each may be moved by itself."""
+    own = [tuple(d for d in part.dims if d in dims) for part in parts]
+    return len({dims for dims in own if dims}) <= 1
 
 
 def _through(

@@ -30,10 +30,18 @@ def _note_sizes(trace: Trace, call: Call, sizes: Sequence[int], out: Tensor, fie
     """A size that is also an integer of the running module may have to follow."""
     for fld in fields:
         for dim in fld.dims:
-            if dim < len(sizes) and sizes[dim] == out.shape[dim] and sizes[dim] in trace.integers_of(call.module):
+            known = trace.integers_of(call.module)
+            if known and dim < len(sizes) and sizes[dim] == out.shape[dim]:
                 seen = trace.relations.restrict(fld, (dim,))
-                if seen is not None and len(np.unique(seen.labels)) == seen.labels.size:
-                    trace.relations.sizes.append(PythonSize(call.module, "", "", seen.labels))
+                labels = _without_repeats(seen.labels) if seen is not None else ()
+                if len(labels) in known:
+                    trace.relations.sizes.append(PythonSize(call.module, "", "", labels))
+
+
+def _without_repeats(labels: np.ndarray) -> np.ndarray:
+    """Each label once, as they first appear: heads stand once for each example where both are one dimension."""
+    found, firsts = np.unique(labels, return_index=True)
+    return labels if len(found) == len(labels) else labels[np.sort(firsts)]
 
 
 @rules_for("t transpose permute movedim squeeze unsqueeze expand squeeze_ unsqueeze_ t_ transpose_ numpy_T")
@@ -53,13 +61,7 @@ def _in_order(trace: Trace, fld: Field) -> Field:
     if fld.dims == tuple(sorted(fld.dims)):
         return fld
     order = sorted(range(len(fld.dims)), key=fld.dims.__getitem__)
-    key = ("order", id(fld.labels), tuple(order))
-    moved = trace.relations.moved
-    if key not in moved:
-        labels = np.ascontiguousarray(fld.labels.transpose(order))
-        trace.relations.rectangle(labels)
-        moved[key] = (fld.labels, labels)
-    return Field(tuple(sorted(fld.dims)), moved[key][1])
+    return Field(tuple(sorted(fld.dims)), trace.relations.transposed(fld.labels, order))
 
 
 def _permuted(order: Sequence[int]) -> dict[int, int]:
