@@ -20,6 +20,7 @@ from .prove import Proof
 from .relations import Relations, Source
 from .rules import rule_of
 from .running import untouched
+from .sizes import SizeMode
 from .solve import solve
 from .table import table
 from .trace import Trace, run
@@ -207,7 +208,7 @@ def _positional(x: Any, args: tuple | None) -> tuple:
 class _Analysis:
     """A first trace and what follows from it."""
 
-    def __init__(self, model: nn.Module, example: Example, boundary: Boundary) -> None:
+    def __init__(self, model: nn.Module, example: Example, boundary: Boundary, with_sizes: bool) -> None:
         self.model, self.example = model, example
         self.journals: dict[bool, tuple[Journal, list[tuple[int, ...]]]] = {
             False: (Journal(), []),
@@ -220,12 +221,15 @@ class _Analysis:
             self.trace.add_source(name, tensors[tensor])
         for number, tensor in enumerate(example.tensors):
             self.trace.add_input(number, tensor)
+        if with_sizes:
+            self.trace.sizes = SizeMode(lambda tensor: self.trace.of(tensor).fields)
         for training, (journal, shapes) in self.journals.items():
             model.train(training)
             self.trace.count_flops, self.trace.journal = not training, journal
             for out in tensors_in(run(self.trace, model, example.args, example.kwargs, tensors)):
                 shapes.append(self._put_out(out))
         self.trace.relations.join_parts()
+        self.trace.relations.join_integers()
 
     def _put_out(self, out: Tensor) -> tuple[int, ...]:
         """Freeze an output, but for what may grow; its shape, with -1 there."""
@@ -256,15 +260,16 @@ class _Analysis:
 def _trace(model: nn.Module, args: tuple, kwargs: dict[str, Any], boundary: Boundary) -> _Analysis:
     """On meta if possible: no arithmetic, no memory; code that looks at values needs the real device."""
 
-    def trace(on_meta: bool) -> _Analysis:
+    def trace(on_meta: bool, with_sizes: bool) -> _Analysis:
         example = Example.of(args, kwargs, on_meta)
-        found = _Analysis(model, example, boundary)
-        return _Analysis(model, example, boundary) if boundary.met else found
+        found = _Analysis(model, example, boundary, with_sizes)
+        return _Analysis(model, example, boundary, with_sizes) if boundary.met else found
 
-    try:
-        return trace(on_meta=True)
-    except Exception as on_meta:
-        try:
-            return trace(on_meta=False)
-        except Exception as error:
-            raise ValueError(f"the model doesn't run on the example: {error}") from on_meta
+    first: Exception | None = None
+    for on_meta in (True, False):
+        for with_sizes in (True, False):  # code that looks at the type of an integer may not take a subclass
+            try:
+                return trace(on_meta, with_sizes)
+            except Exception as error:
+                first, last = first or error, error
+    raise ValueError(f"the model doesn't run on the example: {last}") from first

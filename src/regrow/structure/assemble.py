@@ -167,7 +167,9 @@ class _Assembly:
             run = regular_run(unit_of, int(unit_of.max()) + 1)
             owner = self.model.get_submodule(size.owner) if size.argument else None
             holders = [m for m in dict.fromkeys([size.running, owner]) if m is not None]
-            for module, integer in _integers_called(holders, size.argument, len(unit_of)):
+            known = size.integer is not None and size.running is not None
+            found = [(size.running, size.integer)] if known else _integers_called(holders, size.argument, len(unit_of))
+            for module, integer in found:
                 count = Count(torch.from_numpy(unit_of), run, self.names[module], integer)
                 if count.key not in seen:
                     seen.add(count.key)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
+from .integers import Integer
+
 #: The label of everything that can never change; it is frozen from the start.
 FIXED = 0
 
@@ -53,13 +55,15 @@ class PythonSize:
     """An integer handed to a call that must follow an axis, as a convolution's ``groups`` or a size in a view.
 
     It may be an attribute of the innermost module that was running, or of the one that owns the call's weight;
-    ``argument`` is its name there, or "" where only its value is known.
+    ``argument`` is its name there, or "" where only its value is known; ``integer`` is given where it is known by
+    itself.
     """
 
     running: nn.Module | None
     owner: str
     argument: str
     labels: np.ndarray
+    integer: Integer | None = None
 
 
 class Combination(NamedTuple):
@@ -229,6 +233,14 @@ class Relations:
                 shape = (*labels.shape[:axis], len(ordered), size, *labels.shape[axis + 1 :])
                 self.rectangle(labels.reshape(shape))
         self._parts.clear()
+
+    def join_integers(self) -> None:
+        """What one and the same integer counts stays equally long: it is one thing."""
+        counted: dict[object, np.ndarray] = {}
+        for size in self.sizes:
+            if size.integer is not None:
+                key = (id(size.integer.holder), size.integer.attribute, size.integer.item)
+                self.equate(counted.setdefault(key, size.labels), size.labels)
 
     def restrict(self, fld: Field, dims: Sequence[int]) -> Field | None:
         """The field as seen from ``dims`` alone: each place there stands for a whole row (a *slab*)."""

@@ -62,9 +62,19 @@ class Repairs:
             axis.counts = tuple(c for c in before if c is not count)
             now = self.trials.run(axes, maps, training)
             if now.further_than(outcome):
+                self._forget_alike(axes, axis, count)
                 return axes, axis, now
         axis.counts = before
         return None
+
+    def _forget_alike(self, axes: Sequence[Axis], axis: Axis, count: Count) -> None:
+        """The same integer of the same module in blocks that are alike doesn't follow either."""
+        path = _relative(axis.entries[0].name, count.name)
+        for other in axes:
+            if other is not axis and signature(other) == signature(axis):
+                name = _resolved(other.entries[0].name, path)
+                kept = (c for c in other.counts if (c.name, c.integer.name) != (name, count.integer.name))
+                other.counts = tuple(kept)
 
     def _with_integers(
         self, axes: list[Axis], axis: Axis, edit: Edit, training: bool, outcome: Outcome, together: int
@@ -127,7 +137,7 @@ class Repairs:
 
     def _like_places(self, one: Axis, other: Axis, size: int) -> Pairs:
         for e, f in zip(one.entries, other.entries, strict=False):
-            if len(e.unit_of) == len(f.unit_of) and (len(e.unit_of) == size or size == one.size):
+            if e.key != f.key and len(e.unit_of) == len(f.unit_of) and (len(e.unit_of) == size or size == one.size):
                 return [(self.trials.starts[e.key], self.trials.starts[f.key])]
         return []
 
@@ -150,8 +160,10 @@ class Repairs:
         said = len(relations.equal)
         now = list(self.joined(pairs))
         keep_verdicts(axes, now)
-        keys = {e.key for e in axis.entries}
-        for successor in (a for a in now if any(e.key in keys for e in a.entries) and a not in axes):
+        keys, before = {e.key for e in axis.entries}, {_identity(a) for a in axes}
+        for successor in (a for a in now if any(e.key in keys for e in a.entries) and _identity(a) not in before):
+            if not edit([successor]):
+                continue
             found = self.trials.run(now, edit([successor]), training)
             if found.further_than(outcome) and not self._losing(axes, now, axis, edit, training):
                 return now, successor, found
@@ -169,12 +181,12 @@ class Repairs:
         prefix = self.names[module]
         own = [s for s in self.trials.trace.sources if prefix in (_holder(s.tensor), _holder(_holder(s.tensor)))]
         held = {s: frozenset(a for a in axes if any(e.key == (s.tensor, s.dim) for e in a.entries)) for s in own}
-        found = []
+        found = {}
         for one, other in combinations(sorted(own, key=lambda source: source.size), 2):
             whole = other.size % one.size == 0 and held[one] and held[other]
             if whole and held[one] != held[other] and axis in held[one] | held[other]:
-                found.append((one, other))
-        return sorted(found, key=lambda pair: pair[1].size // pair[0].size)
+                found.setdefault((held[one], held[other], one.size, other.size), (one, other))
+        return sorted(found.values(), key=lambda pair: pair[1].size // pair[0].size)
 
     def _alike(self, module: nn.Module, one: Source, other: Source) -> list[tuple[Source, Source]]:
         prefix = self.names[module]

@@ -8,6 +8,7 @@ the relations gathered here are solved in ``solve.py``.
 from __future__ import annotations
 
 import bisect
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from .journal import Comparison, Journal, Record, numbers_of
 from .meta import tensors_among
 from .relations import UNIFORM, UNKNOWN, Field, Labelled, Relations, Source
 from .running import module_stack, plain_kernels, swapped
+from .sizes import SizeMode, integers_as_sizes
 
 
 class Call:
@@ -89,6 +91,7 @@ class Trace(TorchDispatchMode):
         self._alive: list[Tensor] = []  # ids stay unique only while their tensors live
         self._picked: list[np.ndarray] = []
         self._shifted: set[int] = set()
+        self.sizes: SizeMode | None = None  # in a first trace, where sizes in Python come from
         self._integers: dict[nn.Module | None, set[int]] = {}
 
     def of(self, tensor: Tensor) -> Labelled:
@@ -303,7 +306,12 @@ def run(
     Args:
         sizes: Attributes that its modules then have to have.
     """
-    with torch.enable_grad(), plain_kernels(), swapped(model, tensors), module_stack(trace.modules):
+    with contextlib.ExitStack() as stack:
+        for inside in (torch.enable_grad(), plain_kernels(), swapped(model, tensors), module_stack(trace.modules)):
+            stack.enter_context(inside)
+        if trace.sizes is not None:
+            stack.enter_context(integers_as_sizes(model))
+            stack.enter_context(trace.sizes)
         for module in model.modules():
             for attribute, size in list(sizes(module)):
                 setattr(module, attribute, size)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..relate import Operand, aligned, common_origin, relate
-from ..relations import FIXED, Field, PythonSize
+from ..relations import FIXED, Field
+from ..tied import note_sizes
 from ..trace import Call, Trace
 from ..views import reshaped, varying
 from .registry import rules_for
@@ -23,25 +24,7 @@ def view(trace: Trace, call: Call) -> None:
     known = trace.of(data)
     fields = reshaped(trace.relations, known.fields, data.shape, call.out.shape)
     trace.set(call.out, fields, known.origin)
-    _note_sizes(trace, call, call.get("size", call.get("shape", ())), call.out, fields)
-
-
-def _note_sizes(trace: Trace, call: Call, sizes: Sequence[int], out: Tensor, fields: Sequence[Field]) -> None:
-    """A size that is also an integer of the running module may have to follow."""
-    for fld in fields:
-        for dim in fld.dims:
-            known = trace.integers_of(call.module)
-            if known and dim < len(sizes) and sizes[dim] == out.shape[dim]:
-                seen = trace.relations.restrict(fld, (dim,))
-                labels = _without_repeats(seen.labels) if seen is not None else ()
-                if len(labels) in known:
-                    trace.relations.sizes.append(PythonSize(call.module, "", "", labels))
-
-
-def _without_repeats(labels: np.ndarray) -> np.ndarray:
-    """Each label once, as they first appear: heads stand once for each example where both are one dimension."""
-    found, firsts = np.unique(labels, return_index=True)
-    return labels if len(found) == len(labels) else labels[np.sort(firsts)]
+    note_sizes(trace, call, call.get("size", call.get("shape", ())), call.out, fields)
 
 
 @rules_for("t transpose permute movedim squeeze unsqueeze expand squeeze_ unsqueeze_ t_ transpose_ numpy_T")
@@ -115,7 +98,7 @@ def cut(trace: Trace, call: Call) -> None:
         trace.set(out, fields, known.origin)
     sizes = call.get("split_sizes") or [call.get("split_size", -1)] * len(call.outputs)
     for out, fields, size in zip(call.outputs, arrived, sizes, strict=False):
-        _note_sizes(trace, call, [size if d == dim else -1 for d in range(out.ndim)], out, fields)
+        note_sizes(trace, call, [size if d == dim else -1 for d in range(out.ndim)], out, fields)
     _note_parts(trace, call, known.fields, dim)
 
 

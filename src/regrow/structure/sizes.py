@@ -1,0 +1,151 @@
+"""Sizes in Python that remember where they come from.
+
+Code takes sizes from the shapes of tensors and from integers that modules keep, computes with them, and hands them to
+calls: ``x.view(n, self.heads, x.shape[-1] // self.heads)``. While a model is traced for the first time these integers
+are :class:`Size`, which tells at the call what they were made of; so what must follow what is known without a guess.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .declared import declares_sizes
+from .integers import Integer, integers
+from .relations import Field
+
+
+class Shape(NamedTuple):
+    """A size that was the length of a labelled dimension."""
+
+    fld: Field
+    dim: int
+
+
+class Kept(NamedTuple):
+    """A size that was an integer of a module."""
+
+    module: nn.Module
+    integer: Integer
+
+
+class Origin(NamedTuple):
+    """One integer that a size was computed from, with its value then."""
+
+    of: Shape | Kept
+    value: int
+
+
+class Size(int):
+    """An integer with its origins; those of a quotient are the dividend's."""
+
+    origins: tuple[Origin, ...]
+
+    def __new__(cls, value: int, origins: tuple[Origin, ...]) -> Size:
+        size = super().__new__(cls, value)
+        size.origins = origins
+        return size
+
+    def __mul__(self, other: Any) -> Any:
+        value = int(self) * other
+        return Size(value, self.origins + getattr(other, "origins", ())) if isinstance(value, int) else value
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> Any:
+        value = int(self) // other
+        return Size(value, self.origins) if isinstance(value, int) else value
+
+    def __copy__(self) -> Size:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Size:
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return int, (int(self),)
+
+
+class SizeMode(TorchFunctionMode):
+    """Inside, shapes are made of sizes, and ``given`` holds the integers handed to the torch function that runs.
+
+    Args:
+        fields_of: What labels a tensor carries.
+    """
+
+    def __init__(self, fields_of: Any) -> None:
+        super().__init__()
+        self.fields_of = fields_of
+        self.given: list[int] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__self__", None) is torch.Tensor.shape or func is torch.Tensor.size:
+            return self._shape(func(*args, **kwargs), *args, **kwargs)
+        outside, self.given = self.given, _integers_among([*args, *kwargs.values()])
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.given = outside
+
+    def _shape(self, found: Any, tensor: Tensor, dim: int | None = None) -> Any:
+        fields = self.fields_of(tensor)
+        if not fields:
+            return found
+        sizes = [_size(n, d, fields) for d, n in enumerate(tensor.shape)]
+        return torch.Size(sizes) if isinstance(found, torch.Size) else sizes[dim or 0]
+
+    def of(self, sizes: Sequence[int], dim: int) -> list[Size]:
+        """The sizes with origins that a call of the running torch function may have got for ``sizes[dim]``."""
+        given, count = self.given, len(sizes)
+        for start in range(len(given) - count + 1):
+            if all(g in (-1, n) for g, n in zip(given[start : start + count], sizes, strict=True)):
+                found = given[start + dim]
+                return [found] if isinstance(found, Size) else []
+        return [found for found in given if isinstance(found, Size)]
+
+
+def _size(value: int, dim: int, fields: Iterable[Field]) -> int:
+    return next((Size(value, (Origin(Shape(f, dim), value),)) for f in fields if dim in f.dims), value)
+
+
+def _integers_among(values: Iterable[Any]) -> list[int]:
+    found: list[int] = []
+    for value in values:
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, int):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _integers_among(value)
+        elif isinstance(value, slice):
+            found += _integers_among((value.start, value.stop))
+    return found
+
+
+@contextlib.contextmanager
+def integers_as_sizes(model: nn.Module) -> Iterator[None]:
+    """Inside, the integers that modules and their configuration objects keep know that they are these."""
+    before: list[tuple[dict[str, Any], str, Any]] = []
+    seen: set[tuple[int, str, Any]] = set()
+    try:
+        for module in model.modules():
+            if (declares_sizes(module) and not list(module.children())) or isinstance(module, torch.jit.ScriptModule):
+                continue  # these follow by themselves
+            for found in list(integers(module)):
+                key = (id(found.holder), found.attribute, found.item)
+                if key not in seen:
+                    seen.add(key)
+                    held = vars(found.holder)
+                    before.append((held, found.attribute, held[found.attribute]))
+                    size = Size(found.value, (Origin(Kept(module, found), found.value),))
+                    held[found.attribute] = found.attribute_with(size)
+        yield
+    finally:
+        for held, attribute, value in reversed(before):
+            held[attribute] = value
