@@ -20,7 +20,7 @@ Slab = tuple[np.ndarray, np.ndarray]
 
 def blocks(frozen: np.ndarray, slabs: Sequence[Slab], rectangles: Iterable[np.ndarray]) -> list[Block]:
     """Split slabs and rectangles into blocks that share no class; each is solved by itself."""
-    frozen, slabs = _still_open(frozen, [_narrowed(slab, rows) for slab, rows in slabs])
+    slabs = [_narrowed(slab, rows) for slab, rows in slabs]
     rectangles = (r for r in rectangles if not frozen[r].all())
     rectangles = _distinct(r for r in map(_without_repeats, rectangles) if r.ndim > 1)
     hubs = [np.concatenate([slab, rows.ravel()]) for slab, rows in slabs] + [r.ravel() for r in rectangles]
@@ -54,16 +54,21 @@ def _narrowed(slab: np.ndarray, rows: np.ndarray) -> Slab:
     return slab[first], np.ascontiguousarray(rows[:, np.sort(kept)])
 
 
-def _still_open(frozen: np.ndarray, slabs: Sequence[Slab]) -> tuple[np.ndarray, list[Slab]]:
-    """Rows that hold something frozen never go as a whole: what stands for them is frozen too, and says no more."""
-    frozen, found = frozen.copy(), list(slabs)
+def still_open(reasons: np.ndarray, slabs: Sequence[Slab]) -> list[Slab]:
+    """Rows that hold something frozen never go as a whole: what stands for them is frozen too, and says no more.
+
+    Args:
+        reasons: For each class why it is frozen, by number, or -1; changed in place.
+    """
+    found = list(slabs)
     while True:
-        held = [frozen[rows].any(1) for _, rows in found]
-        if not any(h.any() for h in held):
-            return frozen, found
-        for (slab, _), stuck in zip(found, held, strict=True):
-            frozen[slab[stuck]] = True
-        left = ((slab[~stuck], rows[~stuck]) for (slab, rows), stuck in zip(found, held, strict=True))
+        why = [reasons[rows].max(1) for _, rows in found]
+        if not any((w >= 0).any() for w in why):
+            return found
+        for (slab, _), reason in zip(found, why, strict=True):
+            open_yet = (reason >= 0) & (reasons[slab] < 0)
+            reasons[slab[open_yet]] = reason[open_yet]
+        left = ((slab[reason < 0], rows[reason < 0]) for (slab, rows), reason in zip(found, why, strict=True))
         found = [(slab, rows) for slab, rows in left if len(slab)]
 
 

@@ -37,7 +37,6 @@ class Proof:
     def __init__(self, trials: Trials, axes: Sequence[Axis], joined: Joined) -> None:
         self.trials, self.axes = trials, list(axes)
         self.repairs = Repairs(trials, joined)
-        self.refused: dict[object, str] = {}
 
     def run(self) -> list[Axis]:
         """All trials; the axes as they are then."""
@@ -77,11 +76,10 @@ class Proof:
             maps = edit([axis])
             outcome = self.trials.run(self.axes, maps, training)
             if outcome.failure:
-                known = self.refused.get((verdict, signature(axis)))
-                mended = None if known else self.repairs.mend(self.axes, axis, edit, training, outcome)
+                mended = self.repairs.mend(self.axes, axis, edit, training, outcome)
                 if mended is None:
-                    self.refused[verdict, signature(axis)] = outcome.failure
-                    self._refuse([axis], verdict, outcome.failure)
+                    alike = [a for a in self.axes if signature(a) == signature(axis)]
+                    self._refuse(alike, verdict, outcome.failure)
                 else:
                     self.axes = mended
                 return True

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from .closure import blocks, distinct, minimal
+from .closure import blocks, distinct, minimal, still_open
 from .relations import FIXED, Relations
 
 
@@ -59,9 +59,9 @@ def solve(relations: Relations) -> Solution:
     classes = _components(relations, [*relations.equal, *relations.multiplied])
     fixed = (np.array([FIXED]), "joined with something that can't change")
     reasons = Notes.on(classes, [fixed, *relations.frozen])
-    frozen = reasons.of >= 0
     slabs, rectangles = relations.constraints()
-    slabs = [(classes[slab], classes[rows]) for slab, rows in slabs]
+    slabs = still_open(reasons.of, [(classes[slab], classes[rows]) for slab, rows in slabs])
+    frozen = reasons.of >= 0
     rectangles = [classes[labels] for labels in rectangles]
     alone = np.ones(len(frozen), bool)
     families = []
