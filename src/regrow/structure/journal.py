@@ -72,13 +72,13 @@ class Comparison:
 
     Attributes:
         position: How many calls have agreed.
-        numbers: Calls whose numbers differ from before.
+        numbers: Calls whose numbers differ from before, by position, with those that they have now.
     """
 
     def __init__(self, journal: Journal, prints: Fingerprints) -> None:
         self.journal, self.prints = journal, prints
         self.position = 0
-        self.numbers: list[int] = []
+        self.numbers: dict[int, tuple[Any, ...]] = {}
         self._expected: dict[int, tuple[tuple[int, ...], np.ndarray]] = {}
         self._found: dict[int, tuple[np.ndarray, tuple[Shape, np.ndarray]]] = {}
         self._agreeing: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
@@ -100,7 +100,7 @@ class Comparison:
         for one, other in zip(before.picked, record.picked, strict=False):
             self._check(one, other)
         if before.numbers != record.numbers:
-            self.numbers.append(self.position)
+            self.numbers[self.position] = record.numbers
         self.position += 1
 
     def finish(self) -> None:

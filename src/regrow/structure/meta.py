@@ -30,7 +30,8 @@ def to_meta(args: tuple, kwargs: dict, copy: Callable[[Tensor], Tensor]) -> tupl
 
 def call(func: Any, args: tuple, kwargs: dict) -> Any:
     """Make a call."""
-    if args and isinstance(args[0], Tensor) and args[0].is_meta:
+    first = args[0][0] if args and isinstance(args[0], list) and args[0] else args[0] if args else None
+    if isinstance(first, Tensor) and first.is_meta:
         shape_of = _SHAPES.get(func)
         if shape_of is not None:
             return shape_of(*args, **kwargs)
@@ -46,11 +47,14 @@ _RESULTS: dict[object, torch.dtype | None] = {}
 def _pointwise(func: Any, args: tuple, kwargs: dict) -> Any:
     """A result like the first argument, where nothing is broadcast beyond that and all lie in order."""
     like = args[0]
+    if not isinstance(like, Tensor):
+        return func(*args, **kwargs)
     key: list[object] = [func, *kwargs]
+    alone = not any(isinstance(v, Tensor) for v in args[1:])
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
             if (
-                not value.is_contiguous()
+                not (alone or value.is_contiguous())
                 or value.ndim > like.ndim
                 or any(n not in (1, m) for n, m in zip(reversed(value.shape), reversed(like.shape), strict=False))
             ):
@@ -105,6 +109,39 @@ def _group_norm(
     return torch.empty_like(x), x.new_empty((n, groups)), x.new_empty((n, groups))
 
 
+def _addmm(bias: Tensor, left: Tensor, right: Tensor, **numbers: Any) -> Tensor:
+    shape = _product(left, right)
+    if bias.ndim > 2 or any(n not in (1, m) for n, m in zip(reversed(bias.shape), reversed(shape), strict=False)):
+        raise RuntimeError(f"addmm of shape {shape} was given a bias of shape {tuple(bias.shape)}")
+    return left.new_empty(shape)
+
+
+def _mm(left: Tensor, right: Tensor) -> Tensor:
+    return left.new_empty(_product(left, right))
+
+
+def _product(left: Tensor, right: Tensor) -> tuple[int, int]:
+    if left.shape[1] != right.shape[0]:
+        one, other = tuple(left.shape), tuple(right.shape)
+        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({one} and {other})")
+    return left.shape[0], right.shape[1]
+
+
+def _mean(x: Tensor, dim: list[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    over = {d % max(1, x.ndim) for d in (dim or range(x.ndim))}
+    kept = [1 if d in over else n for d, n in enumerate(x.shape) if keepdim or d not in over]
+    return x.new_empty(kept, dtype=dtype)
+
+
+def _cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    first = tensors[0]
+    dim %= max(1, first.ndim)
+    others = [(t.dtype, t.shape[:dim], t.shape[dim + 1 :], t.is_contiguous()) for t in tensors]
+    if others.count(others[0]) < len(others) or not others[0][-1]:
+        return torch.ops.aten.cat.default(tensors, dim)
+    return first.new_empty([*first.shape[:dim], sum(t.shape[dim] for t in tensors), *first.shape[dim + 1 :]])
+
+
 def _check(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
     if tensor is not None and tuple(tensor.shape) != shape:
         raise RuntimeError(f"{name} over {shape} was given a tensor of shape {tuple(tensor.shape)}")
@@ -120,6 +157,10 @@ _SHAPES: dict[Any, Callable[..., Any]] = {
     _aten.native_layer_norm.default: _layer_norm,
     _aten.native_group_norm.default: _group_norm,
     _aten._safe_softmax.default: _softmax,
+    _aten.addmm.default: _addmm,
+    _aten.mm.default: _mm,
+    _aten.mean.dim: _mean,
+    _aten.cat.default: _cat,
 }
 
 

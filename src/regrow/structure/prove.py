@@ -37,6 +37,8 @@ class Proof:
     def __init__(self, trials: Trials, axes: Sequence[Axis], joined: Joined) -> None:
         self.trials, self.axes = trials, list(axes)
         self.repairs = Repairs(trials, joined)
+        self.cleared: set[tuple[Axis, object]] = set()  # axes that numbers at these places don't follow
+        self.placed: set[object] = set()
 
     def run(self) -> list[Axis]:
         """All trials; the axes as they are then."""
@@ -108,17 +110,40 @@ class Proof:
 
     def _compare_numbers(self, maps: Maps, outcome: Outcome, training: bool) -> None:
         """Where a number in the arithmetic follows an axis, it isn't exact: find which, a round for each candidate."""
-        waiting = {p: Suspects(self.trials, maps, outcome, training, p).axes or list(maps) for p in outcome.numbers}
-        for slot in range(max(map(len, waiting.values()), default=0)):
-            tried = {axes[slot] for axes in waiting.values() if slot < len(axes) and axes[slot].exact}
-            if not tried:
-                continue
+        waiting = {p: self._candidates(maps, outcome, training, p) for p in outcome.numbers}
+        while any(waiting.values()):
+            tried = {axes[0] for axes in waiting.values() if axes}
             found = self.trials.run(self.axes, {a: m for a, m in maps.items() if a in tried}, training)
-            for position in found.numbers:
-                record = self.trials.record(training, position)
-                name = record.op._schema.name.partition("::")[2] if record is not None else "a call"
-                for axis in waiting.get(position, [])[slot : slot + 1]:
-                    axis.exact = Verdict(False, f"a number in {name} follows it")
+            for position, axes in waiting.items():
+                axis = axes.pop(0) if axes else None
+                if axis is None:
+                    continue
+                if position in found.numbers:
+                    axis.exact = Verdict(False, f"a number in {self._name(training, position)} follows it")
+                else:
+                    self.cleared.add((axis, self._place(training, position)))
+                if found.numbers.get(position) == outcome.numbers[position]:  # no other has a part in it
+                    self.cleared.update((other, self._place(training, position)) for other in axes)
+                    axes.clear()
+
+    def _candidates(self, maps: Maps, outcome: Outcome, training: bool, position: int) -> list[Axis]:
+        """Whom a number may follow: none if some do that are known already. Features often are what it follows."""
+        place = self._place(training, position)
+        axes = Suspects(self.trials, maps, outcome, training, position).axes or list(maps)
+        axes = [axis for axis in axes if (axis, place) not in self.cleared]
+        if place in self.placed:
+            axes = [axis for axis in axes if axis.exact]
+        self.placed.add(place)
+        return sorted(axes, key=lambda axis: axis.kind != "feature")
+
+    def _place(self, training: bool, position: int) -> object:
+        """A call in either mode: the module that makes it, and what it is."""
+        record = self.trials.record(training, position)
+        return None if record is None else (record.module, record.op)
+
+    def _name(self, training: bool, position: int) -> str:
+        record = self.trials.record(training, position)
+        return record.op._schema.name.partition("::")[2] if record is not None else "a call"
 
 
 def _random_subsets(axes: Sequence[Axis]) -> Maps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,13 @@ class Outcome:
         failure: Why the edited model isn't what is left of the model, or "".
         position: How many calls agreed; of a successful trial all.
         modules: The modules that were running when it failed, outermost first.
-        numbers: Positions of calls that were made with other numbers.
+        numbers: Calls that were made with other numbers, by position, and these.
     """
 
     failure: str
     position: int
     modules: tuple[nn.Module, ...] = ()
-    numbers: tuple[int, ...] = ()
+    numbers: Mapping[int, tuple[Any, ...]] = field(default_factory=dict)
 
     def further_than(self, other: Outcome) -> bool:
         """Whether this run got further."""
@@ -92,7 +92,7 @@ class Trials:
                 return Outcome(f"the model's code fails then: {why}", comparison.position, where)
         if not _as_before(shapes, [tuple(t.shape) for t in tensors_in(out)]):
             return Outcome("the shape of the model's output would follow it", comparison.position)
-        return Outcome("", comparison.position, (), tuple(comparison.numbers))
+        return Outcome("", comparison.position, (), comparison.numbers)
 
     def _gone(self, planned: Mapping[tuple[str, int], PlaceMap]) -> np.ndarray:
         gone = np.zeros(self.trace.relations.count, bool)

@@ -72,17 +72,27 @@ def convolution(trace: Trace, call: Call) -> None:
     window = "." * (weight.ndim - 2)
     batch = "b" if data.ndim == weight.ndim else ""
     kernel = f"(gi)o{window}" if transposed else f"(go)i{window}"
+    places = _places(call, weight)
     if groups == 1:
-        kernel, spec = (f"io{window}" if transposed else f"oi{window}"), f"{batch}i{window}"
-        trace.set(call.out, *contract(trace, call, [data, weight], f"{spec},{kernel}->{batch}o"))
+        kernel, spec = (f"io{window}" if transposed else f"oi{window}"), f"{batch}i{places}"
+        trace.set(call.out, *contract(trace, call, [data, weight], f"{spec},{kernel}->{batch}o{places}"))
     else:
-        spec = f"{batch}(gi){window},{kernel}->{batch}(go)"
+        spec = f"{batch}(gi){places},{kernel}->{batch}(go){places}"
         trace.set(call.out, *contract(trace, call, [data, weight], spec, {"g": groups}))
         _note_groups(trace, call, data, groups)
     if call.get("bias") is not None:
         _add_shift(trace, call, along(trace, call["bias"], dim=len(batch)))
     moved = data if transposed else call.out
     trace.book_flops(weight, 2 * weight.numel() * moved.numel() // moved.shape[len(batch)])
+
+
+def _places(call: Call, weight: Tensor) -> str:
+    """The letters of the window: where it is a single place that doesn't move in steps, labels along it pass."""
+    found = ""
+    for i, size in enumerate(weight.shape[2:]):
+        step, pad = (call[name][i % len(call[name])] for name in ("stride", "padding"))
+        found += "xyz"[i] if (size, step, pad) == (1, 1, 0) else "."
+    return found
 
 
 @rules_for("torchvision::deform_conv2d")
