@@ -12,8 +12,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-#: How many steps are made from one family of slices, over all ways of completing the rectangles.
-MAX_STEPS = 32
+#: How many steps are made from one family of slices, over all ways of completing the rectangles; in blocks of so
+#: many classes fewer.
+MAX_STEPS, MANY = 32, 100_000
 
 Slab = tuple[np.ndarray, np.ndarray]
 
@@ -125,7 +126,7 @@ class Block:
             return
         nothing = np.full(len(self.members), -1)
         pending = [assigned(nothing, where, units)]
-        for _ in range(MAX_STEPS):
+        for _ in range(max(4, MAX_STEPS * MANY // max(MANY, len(self.members)))):
             if not pending:
                 break
             family = self._without_found(self._close_slabs(pending.pop()))

@@ -225,13 +225,21 @@ class Relations:
         self._parts.setdefault(key, (labels, axis, set()))[2].add((start, stop))
 
     def join_parts(self) -> None:
-        """Slices that divide a dimension into equal parts stay equal: they are rows of a rectangle."""
+        """Slices that divide a dimension into equal parts stay equal: they are rows of a rectangle.
+
+        The last may be smaller; what is left over by it in the others stays.
+        """
         for labels, axis, cuts in self._parts.values():
-            ordered = sorted(cuts)
+            ordered, whole = sorted(cuts), labels.shape[axis]
             size = ordered[0][1] - ordered[0][0]
-            if size and ordered == [(i, i + size) for i in range(0, labels.shape[axis], size)] and len(ordered) > 1:
-                shape = (*labels.shape[:axis], len(ordered), size, *labels.shape[axis + 1 :])
-                self.rectangle(labels.reshape(shape))
+            if not size or len(ordered) < 2 or ordered != [(i, min(whole, i + size)) for i in range(0, whole, size)]:
+                continue
+            last = whole - ordered[-1][0]
+            parts = np.stack([labels.take(range(i, i + last), axis) for i, _ in ordered], axis)
+            self.rectangle(parts)
+            for start, stop in ordered[:-1] if last < size else ():
+                surplus = labels.take(range(start + last, stop), axis)
+                self.frozen.append((surplus.ravel(), "is left over by parts of which the last is smaller"))
         self._parts.clear()
 
     def join_integers(self) -> None:

@@ -126,10 +126,12 @@ class Repairs:
         self, axes: list[Axis], axis: Axis, edit: Edit, training: bool, outcome: Outcome
     ) -> tuple[list[Axis], Axis, Outcome] | None:
         """Axes that an integer is shared by, as on a configuration object, become one."""
+        tried: list[Pairs] = []
         for count in axis.counts:
             others = [a for a in axes if a is not axis and any(c.key == count.key for c in a.counts)]
             pairs = [pair for other in others for pair in self._like_places(axis, other, len(count.unit_of))]
-            if pairs:
+            if pairs and pairs not in tried:
+                tried.append(pairs)
                 found = self._try_joined(axes, axis, pairs, edit, training, outcome)
                 if found is not None:
                     return found

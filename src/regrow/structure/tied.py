@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
-
 from .relations import Field, PythonSize
 from .sizes import Kept, Origin, Shape
 
@@ -15,15 +13,18 @@ if TYPE_CHECKING:
     from .trace import Call, Trace
 
 
-def note_sizes(trace: Trace, call: Call, sizes: Sequence[int], out: Tensor, fields: Sequence[Field]) -> None:
+def note_sizes(
+    trace: Trace, call: Call, sizes: Sequence[int], shape: Sequence[int], fields: Sequence[Field]
+) -> None:
     """What the sizes of an output are made of has to follow its labels.
 
     Args:
         sizes: What the call was given for the output's dimensions; others than these are free to be what they are.
+        shape: What the output has.
     """
     for fld in fields:
         for dim in fld.dims:
-            if dim >= len(sizes) or sizes[dim] != out.shape[dim]:
+            if dim >= len(sizes) or sizes[dim] != shape[dim]:
                 continue
             if trace.sizes is None:
                 _note_value(trace, call, fld, dim)

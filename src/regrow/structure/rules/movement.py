@@ -24,7 +24,7 @@ def view(trace: Trace, call: Call) -> None:
     known = trace.of(data)
     fields = reshaped(trace.relations, known.fields, data.shape, call.out.shape)
     trace.set(call.out, fields, known.origin)
-    note_sizes(trace, call, call.get("size", call.get("shape", ())), call.out, fields)
+    note_sizes(trace, call, call.get("size", call.get("shape", ())), call.out.shape, fields)
 
 
 @rules_for("t transpose permute movedim squeeze unsqueeze expand squeeze_ unsqueeze_ t_ transpose_ numpy_T")
@@ -98,7 +98,7 @@ def cut(trace: Trace, call: Call) -> None:
         trace.set(out, fields, known.origin)
     sizes = call.get("split_sizes") or [call.get("split_size", -1)] * len(call.outputs)
     for out, fields, size in zip(call.outputs, arrived, sizes, strict=False):
-        note_sizes(trace, call, [size if d == dim else -1 for d in range(out.ndim)], out, fields)
+        note_sizes(trace, call, [size if d == dim else -1 for d in range(out.ndim)], out.shape, fields)
     _note_parts(trace, call, known.fields, dim)
 
 
@@ -110,6 +110,10 @@ def _note_parts(trace: Trace, call: Call, fields: Sequence[Field], dim: int) -> 
         if call.name == "slice" and call.get("step", 1) == 1:
             start = call.get("start") or 0
             start = min(size, start + size if start < 0 else start)
+            for bound in {start, start + call.out.shape[dim]} - {0, size}:
+                before = Field(fld.dims, fld.labels.take(range(bound), axis))
+                sizes = [bound if d == dim else -1 for d in range(call.out.ndim)]
+                note_sizes(trace, call, sizes, sizes, [before])
         if "split" in call.name or call.name == "slice":
             for out in call.outputs:
                 trace.relations.part(fld.labels, axis, start, start + out.shape[dim])
