@@ -308,7 +308,8 @@ def _plan_bookkeeping(
         writes.attribute(axis, "size", len(index_map))
         for count in axis.counts:
             writes.run()  # two counts may lie in one tuple
-            writes.attribute(count.owner, count.attribute, count.attribute_with(len(planned[count.key].take)))
+            value = count.attribute_with(len(planned[count.key].take))
+            writes.item(vars(count.owner), count.attribute, value)  # a frozen object's can't be set otherwise
 
 
 def _owners(model: nn.Module, tensors: Iterable[Tensor]) -> list[nn.Module]:

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.utils import _pytree as pytree
 
+from .accepted import NoOutput, check_example, check_model, check_opened, check_outputs, explained
 from .assemble import Frozen, assemble, without_immovable
 from .axis import KINDS, TAGS, Axis, Count, Entry, Verdict
 from .boundary import Boundary
@@ -23,6 +22,7 @@ from .running import untouched
 from .sizes import SizeMode
 from .solve import solve
 from .table import table
+from .tied import tie
 from .trace import Trace, run
 from .trial import Trials
 from .verify import Verification, verify
@@ -176,7 +176,8 @@ def analyze(
 
     Raises:
         TypeError: The model is no module, or there is no example.
-        ValueError: The model doesn't run on the example (the cause is chained), or the example is empty.
+        ValueError: The model doesn't run on the example (the cause is chained), the example is empty, or the model is
+            of a kind that can't be edited: lazy, scripted, wrapped, half loaded, or quantised altogether.
 
     >>> import torch, regrow as rg
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -189,16 +190,15 @@ def analyze(
         raise TypeError("analyze takes x or args, not both.")
     if x is None and args is None and not kwargs:
         raise TypeError("analyze needs an example: analyze(model, x) or analyze(model, args=(…), kwargs={…}).")
-    if any(is_lazy(p) for p in [*model.parameters(), *model.buffers()]):
-        raise ValueError("the model has lazy layers without a shape yet; run it once before it is analysed.")
-    positional = _positional(x, args)
-    if any(leaf.numel() == 0 for leaf in pytree.tree_leaves((positional, kwargs)) if isinstance(leaf, Tensor)):
-        raise ValueError("the example is empty; give one with a batch of two.")
+    positional, kwargs = _positional(x, args), {} if kwargs is None else kwargs
+    check_example(positional, kwargs)
+    check_model(model)
+    check_opened(model, grow_outputs)
     with untouched(model):
-        analysis = _trace(model, positional, kwargs or {}, Boundary(grow_outputs))
+        analysis = _trace(model, positional, kwargs, Boundary(grow_outputs))
         axes, frozen = analysis.prove()
     axes, frozen = without_immovable(axes, frozen)
-    return Structure(model, axes, frozen, analysis.trace, (positional, kwargs or {}))
+    return Structure(model, axes, frozen, analysis.trace, (positional, kwargs))
 
 
 def _positional(x: Any, args: tuple | None) -> tuple:
@@ -222,12 +222,16 @@ class _Analysis:
         for number, tensor in enumerate(example.tensors):
             self.trace.add_input(number, tensor)
         if with_sizes:
-            self.trace.sizes = SizeMode(lambda tensor: self.trace.of(tensor).fields)
+            self.trace.sizes = SizeMode(
+                lambda tensor: self.trace.of(tensor).fields,
+                lambda fld, dim, size: tie(self.trace, fld, dim, size, size),
+            )
         for training, (journal, shapes) in self.journals.items():
             model.train(training)
             self.trace.count_flops, self.trace.journal = not training, journal
-            for out in tensors_in(run(self.trace, model, example.args, example.kwargs, tensors)):
-                shapes.append(self._put_out(out))
+            returned = run(self.trace, model, example.args, example.kwargs, tensors)
+            shapes.extend(self._put_out(out) for out in tensors_in(returned))
+        check_outputs([*self.journals[False][1], *self.journals[True][1]], returned)
         self.trace.relations.join_parts()
         self.trace.relations.join_integers()
 
@@ -265,11 +269,12 @@ def _trace(model: nn.Module, args: tuple, kwargs: dict[str, Any], boundary: Boun
         found = _Analysis(model, example, boundary, with_sizes)
         return _Analysis(model, example, boundary, with_sizes) if boundary.met else found
 
-    first: Exception | None = None
     for on_meta in (True, False):
         for with_sizes in (True, False):  # code that looks at the type of an integer may not take a subclass
             try:
                 return trace(on_meta, with_sizes)
+            except NoOutput:
+                raise
             except Exception as error:
-                first, last = first or error, error
-    raise ValueError(f"the model doesn't run on the example: {last}") from first
+                last = error
+    raise explained(model, args, kwargs, last)

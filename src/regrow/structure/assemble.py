@@ -15,7 +15,8 @@ from .closure import distinct
 from .declared import declares_sizes
 from .integers import Integer, integers
 from .maps import regular_run
-from .relations import FIXED, Source
+from .relations import Source
+from .roles import roles
 from .solve import Solution
 from .trace import Trace
 
@@ -46,7 +47,7 @@ class _Assembly:
         self.given = {name_of_input(number): number for number in trace.boundary.met}
         used = (source for source in trace.sources if source.tensor in trace.order)
         self.sources = sorted(used, key=lambda source: (trace.order[source.tensor], source.dim))
-        self.roles = _roles(trace)
+        self.roles = roles(trace, dict(model.named_parameters()))
         self.names = {module: name for name, module in model.named_modules()}
 
     def axes(self) -> Iterator[Axis]:
@@ -150,8 +151,9 @@ class _Assembly:
         owner = self.model.get_submodule(path)
         run = regular_run(unit_of, size)
         entry = Entry(torch.from_numpy(unit_of), run, source.tensor, owner, attribute, source.dim)
-        if entry.tensor.is_floating_point():
-            entry.role = self.roles.get(source.start, "free")
+        role = self.roles.get(source.start, "free")
+        if entry.tensor.is_floating_point() or (role in ("in", "out", "tied") and entry.tensor.dtype != torch.bool):
+            entry.role = role
             summed = self.solution.summed[source.start : source.start + source.size] & (unit_of >= 0)
             if entry.role not in ("scale", "mean", "var") and summed.any():
                 entry.summed = torch.from_numpy(summed)
@@ -181,21 +183,6 @@ def _integers_called(modules: list[nn.Module], argument: str, value: int) -> lis
     found = [(m, integer) for m in modules for integer in integers(m) if integer.value == value]
     named = [(m, integer) for m, integer in found if integer.name == argument]
     return named or [(m, integer) for m, integer in found if not declares_sizes(m)]
-
-
-def _roles(trace: Trace) -> dict[int, str]:
-    """Role by the first label of a source; "tied" where one weight both produces and consumes the units."""
-    order = ["tied", "in", "out", "scale", "shift", "mean", "var"]
-    found: dict[int, str] = {}
-    starts = np.array([source.start for source in trace.sources])
-    for labels, role in trace.relations.roles:
-        bases = trace.relations.bases(labels)
-        for number in distinct(np.searchsorted(starts, bases[bases > FIXED], side="right") - 1):
-            source = trace.sources[number]
-            known = found.get(source.start, role)
-            both = {known, role} == {"in", "out"}
-            found[source.start] = "tied" if both else min(known, role, key=order.index)
-    return found
 
 
 def _first(axis: Axis) -> Entry:

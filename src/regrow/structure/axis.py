@@ -239,7 +239,7 @@ class Axis:
         """
         scaled = {id(e.owner) for e in self.with_role("scale")}
         chosen = self.with_role("out", "tied", "scale", "shift", "in")
-        return tuple(e for e in chosen if e.role != "out" or id(e.owner) not in scaled)
+        return tuple(e for e in chosen if e.role not in ("out", "in") or id(e.owner) not in scaled)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.size} {self.kind}s"

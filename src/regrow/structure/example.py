@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,9 @@ class Example:
         def stand_in(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            return value.detach().to("meta") if on_meta else value.detach()
+            if on_meta:
+                return value.detach().to("meta")
+            return value.clone() if value.is_inference() else value.detach()
 
         return cls(pytree.tree_map(stand_in, args), pytree.tree_map(stand_in, kwargs), on_meta)
 
@@ -67,10 +70,25 @@ def tensors_in(value: Any) -> list[Tensor]:
         for leaf in pytree.tree_leaves(waiting.pop()):
             if isinstance(leaf, Tensor):
                 found.append(leaf)
-            elif hasattr(leaf, "__dict__") and not isinstance(leaf, (type, nn.Module)) and id(leaf) not in seen:
+            elif not isinstance(leaf, (type, nn.Module, str, bytes)) and id(leaf) not in seen:
                 seen.add(id(leaf))
-                waiting.append(list(vars(leaf).values()))
+                waiting.append(_held_by(leaf))
     return found
+
+
+def _held_by(value: Any) -> list[Any]:
+    """What an object holds: the items of containers that torch doesn't know, and attributes."""
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, _CONTAINERS) else ()
+    slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
+    return [*items, *getattr(value, "__dict__", {}).values(), *(getattr(value, name) for name in slots)]
+
+
+_CONTAINERS = (list, tuple, set, frozenset, deque)
+
+
+def _slots(kind: type) -> Sequence[str]:
+    names = vars(kind).get("__slots__", ())
+    return [names] if isinstance(names, str) else [n for n in names if n not in ("__dict__", "__weakref__")]
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

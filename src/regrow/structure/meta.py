@@ -47,7 +47,7 @@ _RESULTS: dict[object, torch.dtype | None] = {}
 def _pointwise(func: Any, args: tuple, kwargs: dict) -> Any:
     """A result like the first argument, where nothing is broadcast beyond that and all lie in order."""
     like = args[0]
-    if not isinstance(like, Tensor):
+    if not isinstance(like, Tensor) or "memory_format" in kwargs:
         return func(*args, **kwargs)
     key: list[object] = [func, *kwargs]
     alone = not any(isinstance(v, Tensor) for v in args[1:])

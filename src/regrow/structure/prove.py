@@ -9,6 +9,7 @@ dimensions may have to be one; what nothing mends stays as it is, with the reaso
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -148,17 +149,26 @@ class Proof:
 
 def _random_subsets(axes: Sequence[Axis]) -> Maps:
     """A subset of each axis, of a size of its own: sizes that are tied by code alone come apart."""
-    random = np.random.default_rng(len(axes))
-    maps = {}
-    for axis in axes:
-        if axis.size > 1:
-            left = int(random.integers(min(axis.size - 1, max(2, math.ceil(axis.size / 3))), axis.size))
-            maps[axis] = _at_least_two(np.sort(random.choice(axis.size, left, replace=False)))
-    return maps
+    return {axis: _at_least_two(_kept_at_random(axis)) for axis in axes if axis.size > 1}
+
+
+def _kept_at_random(axis: Axis) -> np.ndarray:
+    """The same units for an axis whatever others are edited with it, never all of the second half."""
+    random = np.random.default_rng(zlib.crc32(repr((axis.entries[0].key, axis.size, axis.kind)).encode()))
+    others = np.delete(np.arange(axis.size), random.integers(axis.size // 2, axis.size))
+    low, high = max(2, math.ceil(axis.size / 3)), math.ceil(2 * axis.size / 3)
+    left = min(len(others), int(random.integers(low, max(low, high) + 1)))
+    return np.sort(random.choice(others, left, replace=False))
 
 
 def _first_halves(axes: Sequence[Axis]) -> Maps:
-    return {a: _at_least_two(np.arange(min(a.size // 2, max(1, a.size - 2)), a.size)) for a in axes if a.size > 1}
+    """The first half of each axis goes, and all that stayed before: so each unit has been away once."""
+    maps = {}
+    for axis in axes:
+        if axis.size > 1:
+            gone = np.setdiff1d(np.arange(axis.size), _kept_at_random(axis))
+            maps[axis] = _at_least_two(gone[gone >= axis.size // 2])
+    return maps
 
 
 def _at_least_two(left: np.ndarray) -> np.ndarray:

@@ -74,8 +74,9 @@ def _beside_bare(trace: Trace, call: Call, operand: Operand, operands: Sequence[
             continue
         fixed = [f for f in operand.fields if any(d in other.bare for d in f.dims)]
         if fixed:
-            if id(other.tensor) in trace.inputs:
-                trace.met_input(other.tensor, {other.bare[d] for f in fixed for d in f.dims if d in other.bare}, fixed)
+            dims = {other.bare[d] for f in fixed for d in f.dims if d in other.bare}
+            if id(other.tensor) in trace.inputs and min(dims) >= 0:
+                trace.met_input(other.tensor, dims, fixed)
             why = _why_bare(trace, call, other.tensor)
             kept = [trace.relations.collapse(f, other.bare, why) if f in fixed else f for f in operand.fields]
             operand = operand._replace(fields=tuple(f for f in kept if f is not None))
@@ -162,7 +163,7 @@ def contract(
     for tensor, dims in zip(tensors, inputs, strict=True):
         for letters, size in zip(dims, tensor.shape, strict=True):
             first = (sizes or {})[letters[0]] if len(letters) > 1 else size
-            extents.update(zip(letters, (first, size // first), strict=False))
+            extents.update(zip(letters, (first, size // max(1, first)), strict=False))
     operands = [_lettered(trace, call, t, dims, extents) for t, dims in zip(tensors, inputs, strict=True)]
     kept = {ord(c) for letters in output for c in letters}
     _note_sides(trace, operands, kept)
@@ -209,6 +210,8 @@ def _note_sides(trace: Trace, operands: Sequence[Operand], kept: set[int]) -> No
     for operand in operands:
         for fld in operand.fields if operand.origin == "weight" else ():
             outer = set(fld.dims) <= kept
+            if not outer and trace.shifted(operand.tensor):
+                trace.relations.mark_inexact([fld], "a weight isn't zero where its parameter is")
             if meets_data:
                 note_role(trace, [fld], "out" if outer else "in")
             elif not outer:

@@ -120,6 +120,7 @@ class Relations:
         self.rectangles: list[np.ndarray] = []
         self.kinds: list[tuple[np.ndarray, str, str]] = []  # labels, what they are ("head", …), and their axis's name
         self.roles: list[tuple[np.ndarray, str]] = []
+        self.computed: list[tuple[np.ndarray, np.ndarray, bool]] = []  # one weight from two; whether by multiplying
         self.sizes: list[PythonSize] = []
         self.moved: dict[object, Any] = {}  # what data movement has made of which arrays, so that it is done once
         self._restricted: dict[tuple[int, tuple[int, ...]], tuple[np.ndarray, np.ndarray]] = {}

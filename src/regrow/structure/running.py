@@ -6,8 +6,11 @@ import contextlib
 import copy
 import gc
 import random
+import sys
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """
     flags = [(module, module.training) for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=_cuda_devices(model)):
+    with torch.inference_mode(False), torch.random.fork_rng(devices=_cuda_devices(model)):
         collecting = gc.isenabled()
         gc.disable()
         try:
@@ -47,26 +50,34 @@ def _cuda_devices(model: nn.Module) -> list[int]:
 def swapped(model: nn.Module, tensors: Mapping[Tensor, Tensor]) -> Iterator[None]:
     """Inside, the model has other tensors in place of its parameters and buffers; ties stay ties.
 
-    Whatever attributes its modules are given meanwhile, by the code that runs too, they are as before afterwards.
+    Whatever attributes its modules, and objects that these keep, are given meanwhile, by the code that runs too, they
+    are as before afterwards.
     """
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
-    stores: list[dict[str, Any]] = [s for module in model.modules() for s in (module._parameters, module._buffers)]
+    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    attributes = [(holder, dict(vars(holder))) for holder in (*modules, *_objects_of(modules))]
+    stores: list[dict[str, Any]] = [s for module in modules for s in (module._parameters, module._buffers)]
     before = [dict(store) for store in stores]
     try:
         for store in stores:
             store.update({key: tensors[t] for key, t in store.items() if t is not None})
-        for module, held in attributes:
-            vars(module).update(_with_others(held, tensors))
-            kept = {k: v for k, v in vars(module).items() if type(v) in _KEPT and k not in _OWN}
-            vars(module).update({k: copy.copy(v) for k, v in kept.items()})
+        for holder, held in attributes:
+            vars(holder).update(_with_others(held, tensors))
+            kept = {k: v for k, v in vars(holder).items() if type(v) in _KEPT and k not in _OWN}
+            vars(holder).update({k: copy.copy(v) for k, v in kept.items()})
         yield
     finally:
-        for module, held in attributes:
-            vars(module).clear()
-            vars(module).update(held)
+        for holder, held in attributes:
+            vars(holder).clear()
+            vars(holder).update(held)
         for store, items in zip(stores, before, strict=True):
             store.clear()
             store.update(items)
+
+
+def _objects_of(modules: Iterable[nn.Module]) -> list[Any]:
+    """Objects that modules keep as plain attributes, as configurations and caches: code may write to them."""
+    held = (v for module in modules for k, v in vars(module).items() if k not in _OWN and not isinstance(v, _NO_STATE))
+    return list({id(v): v for v in held if isinstance(getattr(v, "__dict__", None), dict)}.values())
 
 
 @contextlib.contextmanager
@@ -93,13 +104,17 @@ def module_stack(stack: list[nn.Module]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_kernels() -> Iterator[None]:
-    """Attention and recurrent layers show as the plain calls that they are made of."""
+    """Attention, recurrent layers and compiled code show as the plain calls that they are made of, without warnings."""
     # torch.backends.mkldnn.flags would also set TF32, which warns on machines that have none.
     mkldnn, fast_path = torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled()
     torch._C._set_mkldnn_enabled(False)
     torch.backends.mha.set_fastpath_enabled(False)
+    # Only who has compiled something has loaded the compiler.
+    compiler = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), compiler, warnings.catch_warnings():
+            # What torch says of an edited model is no news: either it is refused, or all that it tells of follows.
+            warnings.simplefilter("ignore")
             yield
     finally:
         torch._C._set_mkldnn_enabled(mkldnn)
@@ -108,6 +123,8 @@ def plain_kernels() -> Iterator[None]:
 
 #: What a forward pass may put things into.
 _KEPT = (dict, list, set, OrderedDict)
+#: What has no attributes that code writes to while it runs.
+_NO_STATE = (Tensor, nn.Module, type, FunctionType, MethodType)
 #: What torch keeps on every module.
 _OWN = frozenset(vars(nn.Module()))
 

@@ -8,7 +8,7 @@ are :class:`Size`, which tells at the call what they were made of; so what must 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -76,17 +76,21 @@ class SizeMode(TorchFunctionMode):
 
     Args:
         fields_of: What labels a tensor carries.
+        tie: Is told of a size that a labelled dimension was given by a slice that cuts nothing off: torch then makes
+            no call that would show it.
     """
 
-    def __init__(self, fields_of: Any) -> None:
+    def __init__(self, fields_of: Callable[[Tensor], Sequence[Field]], tie: Callable[[Field, int, Size], None]) -> None:
         super().__init__()
-        self.fields_of = fields_of
+        self.fields_of, self.tie = fields_of, tie
         self.given: list[int] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__self__", None) is torch.Tensor.shape or func is torch.Tensor.size:
             return self._shape(func(*args, **kwargs), *args, **kwargs)
+        if func is torch.Tensor.__getitem__:
+            self._uncut(*args)
         outside, self.given = self.given, _integers_among([*args, *kwargs.values()])
         try:
             return func(*args, **kwargs)
@@ -99,6 +103,18 @@ class SizeMode(TorchFunctionMode):
             return found
         sizes = [_size(n, d, fields) for d, n in enumerate(tensor.shape)]
         return torch.Size(sizes) if isinstance(found, torch.Size) else sizes[dim or 0]
+
+    def _uncut(self, tensor: Tensor, index: Any) -> None:
+        index = index if isinstance(index, tuple) else (index,)
+        if not all(isinstance(i, slice) or i is Ellipsis for i in index):
+            return
+        gap = index.index(Ellipsis) if Ellipsis in index else len(index)
+        first = [(d, i) for d, i in enumerate(index[:gap])]
+        for dim, cut in [*first, *((d - len(index) + tensor.ndim, i) for d, i in enumerate(index) if d > gap)]:
+            if isinstance(cut.stop, Size) and cut.stop == tensor.shape[dim] and not cut.start:
+                for fld in self.fields_of(tensor):
+                    if dim in fld.dims:
+                        self.tie(fld, dim, cut.stop)
 
     def of(self, sizes: Sequence[int], dim: int) -> list[Size]:
         """The sizes with origins that a call of the running torch function may have got for ``sizes[dim]``."""

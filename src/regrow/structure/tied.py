@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from .relations import Field, PythonSize
-from .sizes import Kept, Origin, Shape
+from .sizes import Kept, Origin, Shape, Size
 
 if TYPE_CHECKING:
     from .trace import Call, Trace
 
 
-def note_sizes(
-    trace: Trace, call: Call, sizes: Sequence[int], shape: Sequence[int], fields: Sequence[Field]
-) -> None:
+def note_sizes(trace: Trace, call: Call, sizes: Sequence[int], shape: Sequence[int], fields: Sequence[Field]) -> None:
     """What the sizes of an output are made of has to follow its labels.
 
     Args:
@@ -30,44 +29,49 @@ def note_sizes(
                 _note_value(trace, call, fld, dim)
                 continue
             for size in trace.sizes.of(sizes, dim):
-                for origin in size.origins:
-                    _tie(trace, fld, dim, sizes[dim], int(size), origin)
+                tie(trace, fld, dim, sizes[dim], size)
 
 
 def _note_value(trace: Trace, call: Call, fld: Field, dim: int) -> None:
     """All that is known is the size itself: an integer of the running module that is the same may have to follow."""
-    labels = _along(trace, fld, dim)
+    _, labels = _along(trace, fld, dim)
     if len(labels) in trace.integers_of(call.module):
         trace.relations.sizes.append(PythonSize(call.module, "", "", labels))
 
 
+def tie(trace: Trace, fld: Field, dim: int, given: int, size: Size) -> None:
+    """What a size is made of has to follow the labels along the dimension that it was given for."""
+    for origin in size.origins:
+        _tie(trace, fld, dim, given, int(size), origin)
+
+
 def _tie(trace: Trace, fld: Field, dim: int, given: int, size: int, origin: Origin) -> None:
-    along = _along(trace, fld, dim)
-    if origin.value == len(along):
-        labels = along
+    whole, distinct = _along(trace, fld, dim)
+    if origin.value == len(whole):
+        labels = whole
+    elif origin.value == len(distinct):
+        labels = distinct
     elif given == size and size < origin.value and fld.labels.size % origin.value == 0:
         labels = fld.labels.ravel()  # a quotient: what was divided is laid out over several dimensions
     else:
         return
     if isinstance(origin.of, Kept):
-        first = labels[: origin.value]
-        if len(np.unique(first)) == len(first):
-            integer = origin.of.integer
-            trace.relations.sizes.append(PythonSize(origin.of.module, "", integer.name, first, integer))
+        integer, counted = origin.of.integer, labels[: origin.value]
+        trace.relations.sizes.append(PythonSize(origin.of.module, "", integer.name, counted, integer))
     else:
         _equate(trace, labels, origin.of)
 
 
 def _equate(trace: Trace, labels: np.ndarray, shape: Shape) -> None:
     """A dimension of another tensor that is as long has to stay so, place by place."""
-    other = _along(trace, shape.fld, shape.dim)
+    _, other = _along(trace, shape.fld, shape.dim)
     if len(labels) % len(other) == 0 and not np.isin(other, labels).any():
         trace.relations.equate(np.tile(other, len(labels) // len(other)), labels)
 
 
-def _along(trace: Trace, fld: Field, dim: int) -> np.ndarray:
-    """Each label along a dimension once: heads stand there once for each example where both are one dimension."""
+def _along(trace: Trace, fld: Field, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """The labels along a dimension, and each once: heads stand there once for each example where both are one."""
     seen = trace.relations.restrict(fld, (dim,))
     assert seen is not None
     found, firsts = np.unique(seen.labels, return_index=True)
-    return seen.labels if len(found) == len(seen.labels) else seen.labels[np.sort(firsts)]
+    return seen.labels, seen.labels if len(found) == len(seen.labels) else seen.labels[np.sort(firsts)]

@@ -158,9 +158,10 @@ def counted(planned: Mapping[tuple[str, int], PlaceMap]) -> Iterator[None]:
         for place in planned.values():
             for count in place.places:
                 if isinstance(count, Count):
-                    before.append((count, getattr(count.owner, count.attribute)))
-                    setattr(count.owner, count.attribute, count.attribute_with(len(place.take)))
+                    kept = vars(count.owner)  # a frozen object's attributes can't be set otherwise
+                    before.append((kept, count.attribute, kept[count.attribute]))
+                    kept[count.attribute] = count.attribute_with(len(place.take))
         yield
     finally:
-        for count, value in reversed(before):
-            setattr(count.owner, count.attribute, value)
+        for kept, attribute, value in reversed(before):
+            kept[attribute] = value

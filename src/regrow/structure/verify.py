@@ -206,7 +206,8 @@ class _Numbers:
         noise = torch.randn(tensor.shape, generator=self.random, dtype=torch.float64).to(value)
         if role == "var":
             return value.abs() * noise.exp().clamp(0.2, 5.0)
-        return value + 0.3 * noise * value.square().mean().sqrt().clamp(min=0.05)
+        scale = sum(n > 1 for n in tensor.shape) < 2  # small ones, as where a branch starts, would hide the branch
+        return value + 0.3 * noise * value.square().mean().sqrt().clamp(min=1.0 if scale else 0.05)
 
     def _permutation(self, size: int) -> np.ndarray:
         return torch.randperm(size, generator=self.random).numpy()

@@ -97,6 +97,8 @@ def weight_norm(trace: Trace, call: Call) -> None:
     operands = [aligned(trace, direction, direction.ndim), aligned(trace, length, direction.ndim)]
     fields = relate(trace, call, operands, range(direction.ndim))
     note_role(trace, operands[1].fields, "scale")
+    over = [d for d, n in enumerate(length.shape) if n == 1]
+    _statistics_over(trace, call, direction, over)
     trace.set(call.outputs[0], fields, "weight")
     trace.set(call.outputs[1], trace.of(length).fields, "weight")
 

@@ -43,6 +43,9 @@ def _note_meeting(trace: Trace, call: Call, operands: Sequence[Operand]) -> None
     name = call.name.rstrip("_")
     with_data = [o for o in operands if o.origin == "data"]
     if not with_data:
+        one, other = (o.fields for o in operands[:2])
+        pairs = ((f.labels, g.labels) for f in one for g in other if f.dims == g.dims)
+        trace.relations.computed.extend((f, g, name in ("mul", "div")) for f, g in pairs)
         return
     role = {"mul": "scale", "div": "scale", "add": "shift", "sub": "shift"}.get(name)
     if role and len(with_data) < len(operands):

@@ -35,6 +35,8 @@ def reduction(trace: Trace, call: Call) -> None:
         trace.relations.freeze(lost, f"is counted along by {call.name}")
     elif call.name not in _NEUTRAL:
         trace.relations.mark_inexact(lost, f"{call.name} runs over it")
+    elif known.origin == "weight" and "norm" in call.name:
+        trace.relations.mark_inexact(known.fields, "a norm of the weight runs over it")
     elif known.origin == "data":
         for fld in (f for f in known.fields if reduced & set(f.dims)):
             note_summed(trace, call, data, fld)

@@ -1,0 +1,63 @@
+"""What the dimensions of tensors do to the units that lie along them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from .closure import distinct
+from .relations import FIXED, Source
+from .trace import Trace
+
+#: Of several roles the first counts.
+_ORDER = ("tied", "in", "out", "scale", "shift", "mean", "var")
+
+
+def roles(trace: Trace, parameters: Collection[str]) -> dict[int, str]:
+    """Role by the first label of a source; "tied" where one weight both produces and consumes the units.
+
+    Args:
+        parameters: Names of the tensors that are parameters: a mask that is a buffer does nothing to units by itself.
+    """
+    reader = _Sources(trace)
+    found: dict[int, str] = {}
+    for labels, role in trace.relations.roles:
+        for source in reader.of(labels):
+            found[source.start] = _joined(found.get(source.start), role)
+    for one, other, multiplied in trace.relations.computed:
+        _share(reader.of(one), reader.of(other), multiplied, found, parameters)
+    return found
+
+
+def _joined(known: str | None, role: str) -> str:
+    if known is None or known == role:
+        return role
+    return "tied" if {known, role} == {"in", "out"} else min(known, role, key=_ORDER.index)
+
+
+def _share(
+    one: list[Source], other: list[Source], multiplied: bool, found: dict[int, str], parameters: Collection[str]
+) -> None:
+    """A weight that is computed from two is what both are; but where a parameter is multiplied by a buffer, it alone."""
+    role = next((found[s.start] for s in (*one, *other) if s.start in found), None)
+    if role is None:
+        return
+    for source in (*one, *other):
+        if not multiplied or source.tensor in parameters:
+            found[source.start] = _joined(found.get(source.start), role)
+        elif any(s.tensor in parameters for s in (*one, *other)):
+            found.pop(source.start, None)
+
+
+class _Sources:
+    """Finds the tensors' dimensions that labels are of, stand for, or combine."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.starts = np.array([source.start for source in trace.sources])
+
+    def of(self, labels: np.ndarray) -> list[Source]:
+        bases = self.trace.relations.bases(labels)
+        numbers = distinct(np.searchsorted(self.starts, bases[bases > FIXED], side="right") - 1)
+        return [self.trace.sources[number] for number in numbers]
