@@ -131,7 +131,7 @@ class Proof:
         """Whom a number may follow: none if some do that are known already. Features often are what it follows."""
         place = self._place(training, position)
         axes = Suspects(self.trials, maps, outcome, training, position).axes or list(maps)
-        axes = [axis for axis in axes if (axis, place) not in self.cleared]
+        axes = [axis for axis in axes if (axis, place) not in self.cleared and len(maps[axis]) != axis.size]
         if place in self.placed:
             axes = [axis for axis in axes if axis.exact]
         self.placed.add(place)

@@ -39,7 +39,7 @@ def _joined(known: str | None, role: str) -> str:
 def _share(
     one: list[Source], other: list[Source], multiplied: bool, found: dict[int, str], parameters: Collection[str]
 ) -> None:
-    """A weight that is computed from two is what both are; but where a parameter is multiplied by a buffer, it alone."""
+    """A weight that is computed from two is what both are; of a parameter and a buffer it is multiplied by only it."""
     role = next((found[s.start] for s in (*one, *other) if s.start in found), None)
     if role is None:
         return
