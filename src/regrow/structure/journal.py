@@ -67,17 +67,25 @@ class Journal:
         self.records.append(record)
 
 
+class Reached(Exception):
+    """As much has been compared as was asked for."""
+
+
 class Comparison:
     """Reads a journal along with an edited model's calls.
+
+    Args:
+        until: The position after which nothing has to be compared any more.
 
     Attributes:
         position: How many calls have agreed.
         numbers: Calls whose numbers differ from before, by position, with those that they have now.
     """
 
-    def __init__(self, journal: Journal, prints: Fingerprints) -> None:
-        self.journal, self.prints = journal, prints
+    def __init__(self, journal: Journal, prints: Fingerprints, until: int | None = None) -> None:
+        self.journal, self.prints, self.until = journal, prints, until
         self.position = 0
+        self._from_values: dict[int, int] = {}
         self.numbers: dict[int, tuple[Any, ...]] = {}
         self._expected: dict[int, tuple[tuple[int, ...], np.ndarray]] = {}
         self._found: dict[int, tuple[np.ndarray, tuple[Shape, np.ndarray]]] = {}
@@ -97,10 +105,14 @@ class Comparison:
         for i, (old, new) in enumerate(zip(before.outputs, record.outputs, strict=True)):
             if old.fields or new.fields:
                 self._compare(old.fields, new.fields, before.shapes[i], record.shapes[i])
+            elif torch.Tag.dynamic_output_shape in record.op.tags:
+                self._from_values.update(zip(before.shapes[i], record.shapes[i], strict=False))
         for one, other in zip(before.picked, record.picked, strict=False):
             self._check(one, other)
         if before.numbers != record.numbers:
             self.numbers[self.position] = record.numbers
+        if self.position == self.until:
+            raise Reached
         self.position += 1
 
     def finish(self) -> None:
@@ -114,7 +126,9 @@ class Comparison:
 
     def _compare(self, old: Sequence[Field], new: Sequence[Field], before: Shape, now: Shape) -> None:
         labelled = {d for f in old for d in f.dims}
-        if len(before) != len(now) or any(before[d] != now[d] for d in range(len(now)) if d not in labelled):
+        if len(before) != len(now) or any(
+            before[d] != now[d] and not self._by_values(before[d], now[d]) for d in range(len(now)) if d not in labelled
+        ):
             raise Disagreement("a size that carries no labels follows it")
         found = {self._left(f.dims, self._reduce(f.labels)[0]): f.labels for f in new}
         for fld in old:
@@ -126,6 +140,10 @@ class Comparison:
                 self._check(fld.labels, labels)
         if any(found):
             raise Disagreement("other dimensions carry labels then")
+
+    def _by_values(self, before: int, now: int) -> bool:
+        """Whether a size comes from values, as the number of examples that an expert is given, or is several such."""
+        return any(one * now == other * before for one, other in self._from_values.items())
 
     @staticmethod
     def _left(dims: Shape, kept: Shape) -> Shape:

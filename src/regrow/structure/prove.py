@@ -20,8 +20,8 @@ from .repair import Joined, Repairs
 from .suspects import Suspects, signature
 from .trial import Maps, Outcome, Trials
 
-#: How many runs of edited models one analysis may make; what isn't settled then is refused.
-RUNS = 300
+#: After so many runs of edited models nothing is mended any more: what fails is refused.
+RUNS = 120
 
 Edit = Callable[[Sequence[Axis]], Maps]
 
@@ -68,18 +68,17 @@ class Proof:
             if not maps:
                 return None  # the model doesn't even repeat itself
             suspects = Suspects(self.trials, maps, outcome, training).axes or list(maps)
-            if self.trials.made > RUNS:
-                self._refuse(suspects, verdict, outcome.failure)
-            elif not self._blame_one(suspects, verdict, edit, training):
+            if not self._blame_one(suspects, verdict, edit, training, outcome.position):
                 self._blame_together(suspects, maps, outcome, verdict, training)
 
-    def _blame_one(self, suspects: Sequence[Axis], verdict: str, edit: Edit, training: bool) -> bool:
-        """Mend the first suspect that fails by itself, or refuse it; whether there is one."""
+    def _blame_one(self, suspects: Sequence[Axis], verdict: str, edit: Edit, training: bool, position: int) -> bool:
+        """Mend the first suspect that fails by itself by then, or refuse it; whether there is one."""
         for axis in suspects:
             maps = edit([axis])
-            outcome = self.trials.run(self.axes, maps, training)
+            outcome = self.trials.run(self.axes, maps, training, position)
             if outcome.failure:
-                mended = self.repairs.mend(self.axes, axis, edit, training, outcome)
+                mendable = self.trials.made < RUNS
+                mended = self.repairs.mend(self.axes, axis, edit, training, outcome) if mendable else None
                 if mended is None:
                     alike = [a for a in self.axes if signature(a) == signature(axis)]
                     self._refuse(alike, verdict, outcome.failure)
@@ -94,7 +93,7 @@ class Proof:
         """Axes that fail only together: refuse the one without which the model gets further, else all suspects."""
         for axis in suspects:
             rest = {a: m for a, m in maps.items() if a is not axis}
-            if self.trials.run(self.axes, rest, training).further_than(outcome):
+            if self.trials.run(self.axes, rest, training, outcome.position).further_than(outcome):
                 return self._refuse([axis], verdict, outcome.failure)
         self._refuse(suspects, verdict, outcome.failure)
 

@@ -15,7 +15,7 @@ from .boundary import name_of_input, with_inputs
 from .declared import outdated_sizes
 from .example import Example, named_tensors, tensors_in, tensors_in_order
 from .inherited import Disagreement, Fingerprints, Inherited, inherited
-from .journal import Comparison, Journal, Record
+from .journal import Comparison, Journal, Reached, Record
 from .maps import FRESH, PlaceMap, plan
 from .rules import rule_of
 from .trace import Trace, run
@@ -69,13 +69,13 @@ class Trials:
         records = self.journals[training][0].records
         return records[position] if position < len(records) else None
 
-    def run(self, axes: Sequence[Axis], maps: Maps, training: bool) -> Outcome:
-        """Run the model with these index maps applied, and compare."""
+    def run(self, axes: Sequence[Axis], maps: Maps, training: bool, until: int | None = None) -> Outcome:
+        """Run the model with these index maps applied, and compare, up to a position if one is given."""
         self.made += 1
         planned = plan(axes, maps)
         journal, shapes = self.journals[training]
         prints = Fingerprints(self.trace.relations, self._gone(planned))
-        comparison = Comparison(journal, prints)
+        comparison = Comparison(journal, prints, until)
         trace = Trace(rule_of, self.example.on_meta, Inherited(), comparison, self.trace.boundary)
         trace.count_flops = False
         tensors, (args, kwargs) = self._edited(trace, planned, maps, prints)
@@ -84,6 +84,8 @@ class Trials:
             try:
                 out = run(trace, self.model, args, kwargs, tensors, outdated_sizes)
                 comparison.finish()
+            except Reached:
+                return Outcome("", comparison.position)
             except Exception as error:
                 why = _first_line(error)
                 where = tuple(trace.modules)
