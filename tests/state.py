@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules import module as global_hooks
 
 Snapshot = dict[str, Any]
 
@@ -43,6 +46,36 @@ def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -
     return state
 
 
+def surroundings(model: nn.Module) -> Snapshot:
+    """What else running a model may change: every hook, every attribute and what it holds, and torch's own switches."""
+    state: Snapshot = {}
+    for path, module in [*model.named_modules(), ("torch", global_hooks)]:
+        for name, value in vars(module).items():
+            if "hooks" in name and hasattr(value, "values"):
+                state[f"{path}.{name}"] = [(key, id(hook)) for key, hook in value.items()]
+            elif isinstance(module, nn.Module):
+                state[f"{path}.{name} is"] = id(value)
+                state[f"{path}.{name} holds"] = _held(value)
+    state["switches"] = (
+        torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(), gc.isenabled(),
+        torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled(), torch._C._len_torch_dispatch_stack(),
+        torch._C._len_torch_function_stack(), torch.backends.cuda.math_sdp_enabled(), list(warnings.filters),
+        torch.backends.cuda.flash_sdp_enabled(), torch.are_deterministic_algorithms_enabled(),
+    )  # fmt: skip
+    return state
+
+
+def _held(value: Any) -> Any:
+    """The objects that a container or an object holds, by identity."""
+    if isinstance(value, dict):
+        return [(key, id(item)) for key, item in value.items()]
+    if isinstance(value, (list, tuple, set)):
+        return [id(item) for item in value]
+    if isinstance(value, (nn.Module, Tensor, type)):
+        return None
+    return [(key, id(item)) for key, item in getattr(value, "__dict__", {}).items()]
+
+
 def _flat(prefix: str, value: Any) -> Snapshot:
     match value:
         case dict():
@@ -72,8 +105,12 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Equal dtype, shape and bits: NaN equals NaN, and 0 differs from -0."""
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(_bits(one), _bits(other))
+    """Equal dtype, shape, device and bits: NaN equals NaN, and 0 differs from -0."""
+    if one.dtype != other.dtype or one.shape != other.shape or one.device != other.device:
+        return False
+    if one.layout != torch.strided or other.layout != torch.strided:
+        return one.layout == other.layout and torch.equal(one.to_dense(), other.to_dense())
+    return one.is_meta or torch.equal(_bits(one), _bits(other))
 
 
 def _bits(tensor: Tensor) -> Tensor:
@@ -82,6 +119,8 @@ def _bits(tensor: Tensor) -> Tensor:
 
 def _layout(tensor: Tensor) -> list[int]:
     """Strides of the dimensions where they mean something."""
+    if tensor.layout != torch.strided:
+        return []
     return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 

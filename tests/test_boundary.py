@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -118,3 +121,105 @@ def test_the_boundary_only_grows_where_it_is_named() -> None:
     [classes] = structure.select(kind="output")
     with pytest.raises(rg.NotPermissible, match="at the model's boundary"):
         rg.prune_(classes, [0])
+
+
+class Several(nn.Module):
+    """Three heads, one of which makes masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.up = nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 2, 3)
+        self.one, self.other = nn.Linear(8, 4), nn.Linear(8, 5, bias=False)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = self.first(x).relu()
+        pooled = h.mean((2, 3))
+        return {"one": self.one(pooled), "other": self.other(pooled), "mask": self.up(h)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (True, ["first.inputs", "one", "other", "up"]),
+        ("one", ["one"]),
+        ("one.weight", ["one"]),  # its bias goes with it
+        ("o*", ["one", "other"]),
+        (["up", "first"], ["first.inputs", "up"]),
+        ([], []),
+        (False, []),
+    ],
+)
+def test_only_what_is_named_grows(asked: bool | str | list[str], found: list[str]) -> None:
+    model, x = Several().double().eval(), torch.rand(2, 3, 6, 6, dtype=torch.float64)
+    structure = rg.analyze(model, x, grow_outputs=asked)
+    axes = [axis for axis in structure if axis.tags & {"input", "output"}]
+    assert sorted(axis.name for axis in axes) == sorted(found)
+    assert structure.verify().ok
+    before = model(x)
+    for axis in (a for a in axes if "output" in a.tags):
+        rg.grow_(axis, 2)
+    after = model(x)
+    for name, head in (("one", "one"), ("other", "other"), ("mask", "up")):
+        grown = 2 if head in found else 0
+        assert after[name].shape[1] == before[name].shape[1] + grown
+        torch.testing.assert_close(after[name][:, : before[name].shape[1]], before[name])
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ("haed", ValueError, "grow_outputs='haed' names no module or tensor; there are first, first.weight"),
+        (["one", "two*"], ValueError, "grow_outputs='two.'"),
+        (3, TypeError, "a bool, a name or a list of names, not 3"),
+        ([1], TypeError, "a list of names"),
+    ],
+)
+def test_names_that_nothing_has_are_an_error(asked: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        rg.analyze(Several(), torch.rand(2, 3, 6, 6), grow_outputs=asked)
+
+
+@pytest.mark.parametrize("name", ["tokens", pytest.param("head", marks=pytest.mark.xfail(reason="is the second name"))])
+def test_a_shared_weight_is_named_by_any_of_its_names(name: str) -> None:
+    structure = rg.analyze(LanguageModel(), torch.randint(0, 11, (2, 5)), grow_outputs=name)
+    assert [axis.name for axis in structure.select(kind="output")] == ["tokens.entries"]
+
+
+def _flat() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, 8), nn.Linear(8, 4))
+
+
+def _depthwise() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(4))
+
+
+MOVED = pytest.mark.xfail(reason="inputs that are moved before a weight meets them aren't opened")
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "channels"),
+    [
+        (lambda: nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4)), (3, 6), 1),
+        (lambda: nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 8), nn.Linear(8, 4)), (2, 5, 6), 2),
+        (lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)), (2, 3, 6, 6), 1),
+        pytest.param(lambda: nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4)), (2, 5, 6), 2, marks=MOVED),
+        pytest.param(lambda: nn.GRU(6, 8, batch_first=True), (2, 5, 6), 2, marks=MOVED),
+        pytest.param(_flat, (2, 3, 4, 4), 1, marks=MOVED),
+        pytest.param(_depthwise, (2, 3, 6, 6), 1, marks=pytest.mark.xfail(reason="groups at the boundary")),
+    ],
+)
+def test_input_channels_grow_wherever_they_are_read(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], channels: int
+) -> None:
+    torch.manual_seed(0)
+    model, x = make(), torch.rand(shape)
+    model(x)
+    structure = rg.analyze(model.eval(), x, grow_outputs=True)
+    [axis] = [a for a in structure if "input" in a.tags]
+    before = model(x)
+    rg.grow_(axis, 2)
+    wider = list(shape)
+    wider[channels] = 2
+    after = model(torch.cat([x, torch.rand(wider)], channels))
+    if axis.exact:
+        torch.testing.assert_close(after, before)

@@ -44,7 +44,9 @@ def numbers_of(call: Any, given: Sequence[Any], uniform: bool) -> tuple[Any, ...
     return (call.tensors[0].numel(),) if uniform and name in _REDUCTIONS else ()
 
 
-_WITH_NUMBERS = {"aten::addmm", "aten::baddbmm", "aten::full", "aten::scalar_tensor", "aten::new_full"}
+_WITH_NUMBERS = {
+    "aten::addmm", "aten::baddbmm", "aten::full", "aten::scalar_tensor", "aten::new_full", "aten::lift_fresh",
+}  # fmt: skip
 _REDUCTIONS = {"aten::sum", "aten::prod", "aten::linalg_vector_norm"}
 
 

@@ -80,12 +80,16 @@ class Proof:
                 mendable = self.trials.made < RUNS
                 mended = self.repairs.mend(self.axes, axis, edit, training, outcome) if mendable else None
                 if mended is None:
-                    alike = [a for a in self.axes if signature(a) == signature(axis)]
-                    self._refuse(alike, verdict, outcome.failure)
+                    self._refuse([axis, *self._failing_alike(axis, verdict, edit, training)], verdict, outcome.failure)
                 else:
                     self.axes = mended
                 return True
         return False
+
+    def _failing_alike(self, axis: Axis, verdict: str, edit: Edit, training: bool) -> list[Axis]:
+        """The same of blocks that are alike, if they fail as well."""
+        alike = [a for a in self.axes if a is not axis and signature(a) == signature(axis) and getattr(a, verdict)]
+        return alike if alike and self.trials.run(self.axes, edit(alike), training).failure else []
 
     def _blame_together(
         self, suspects: Sequence[Axis], maps: Maps, outcome: Outcome, verdict: str, training: bool
@@ -161,12 +165,17 @@ def _kept_at_random(axis: Axis) -> np.ndarray:
 
 
 def _first_halves(axes: Sequence[Axis]) -> Maps:
-    """The first half of each axis goes, and all that stayed before: so each unit has been away once."""
+    """The first half of each axis goes, and all that stayed before: so each unit has been away once.
+
+    But two stay, where there are three.
+    """
     maps = {}
     for axis in axes:
         if axis.size > 1:
-            gone = np.setdiff1d(np.arange(axis.size), _kept_at_random(axis))
-            maps[axis] = _at_least_two(gone[gone >= axis.size // 2])
+            kept, half = _kept_at_random(axis), axis.size // 2
+            order = sorted(range(axis.size), key=lambda unit: (unit in kept, unit < half, -unit))
+            left = sum(unit >= half and unit not in kept for unit in range(axis.size))
+            maps[axis] = _at_least_two(np.sort(order[: min(axis.size - 1, max(2, left))]))
     return maps
 
 

@@ -118,12 +118,15 @@ class SizeMode(TorchFunctionMode):
 
     def of(self, sizes: Sequence[int], dim: int) -> list[Size]:
         """The sizes with origins that a call of the running torch function may have got for ``sizes[dim]``."""
-        given, count = self.given, len(sizes)
-        for start in range(len(given) - count + 1):
-            if all(g in (-1, n) for g, n in zip(given[start : start + count], sizes, strict=True)):
-                found = given[start + dim]
-                return [found] if isinstance(found, Size) else []
-        return [found for found in given if isinstance(found, Size)]
+        given, best, found = self.given, 0, None
+        for offset in range(1 - len(given), len(sizes)):
+            beside = [(g, sizes[i + offset]) for i, g in enumerate(given) if 0 <= i + offset < len(sizes)]
+            exact = sum(g == n != -1 for g, n in beside)
+            if exact > best and all(g == n or -1 in (g, n) for g, n in beside) and 0 <= dim - offset < len(given):
+                best, found = exact, given[dim - offset]
+        if best:
+            return [found] if isinstance(found, Size) else []
+        return [size for size in given if isinstance(size, Size)]
 
 
 def _size(value: int, dim: int, fields: Iterable[Field]) -> int:

@@ -39,6 +39,19 @@ def _note_value(trace: Trace, call: Call, fld: Field, dim: int) -> None:
         trace.relations.sizes.append(PythonSize(call.module, "", "", labels))
 
 
+def cut_freely(trace: Trace, call: Call, fld: Field, dim: int) -> bool:
+    """Whether a dimension is cut at places that are known from elsewhere, so that no part has to be like another."""
+    if trace.sizes is None or call.name not in ("slice", "split_with_sizes"):
+        return False
+    own, _ = _along(trace, fld, dim)
+    origins = [origin for size in trace.sizes.given if isinstance(size, Size) for origin in size.origins]
+    return bool(origins) and all(isinstance(o.of, Kept) or not _holds(trace, o.of, own) for o in origins)
+
+
+def _holds(trace: Trace, shape: Shape, labels: np.ndarray) -> bool:
+    return bool(np.isin(_along(trace, shape.fld, shape.dim)[1], labels).any())
+
+
 def tie(trace: Trace, fld: Field, dim: int, given: int, size: Size) -> None:
     """What a size is made of has to follow the labels along the dimension that it was given for."""
     for origin in size.origins:
@@ -64,9 +77,13 @@ def _tie(trace: Trace, fld: Field, dim: int, given: int, size: int, origin: Orig
 
 def _equate(trace: Trace, labels: np.ndarray, shape: Shape) -> None:
     """A dimension of another tensor that is as long has to stay so, place by place."""
-    _, other = _along(trace, shape.fld, shape.dim)
-    if len(labels) % len(other) == 0 and not np.isin(other, labels).any():
-        trace.relations.equate(np.tile(other, len(labels) // len(other)), labels)
+    whole, distinct = _along(trace, shape.fld, shape.dim)
+    if np.isin(distinct, labels).any():
+        return
+    if len(whole) == len(labels):
+        trace.relations.equate(whole, labels)
+    elif len(labels) % len(distinct) == 0 and len(np.unique(labels)) == len(labels):
+        trace.relations.equate(np.tile(distinct, len(labels) // len(distinct)), labels)
 
 
 def _along(trace: Trace, fld: Field, dim: int) -> tuple[np.ndarray, np.ndarray]:

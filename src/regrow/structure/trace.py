@@ -87,6 +87,7 @@ class Trace(TorchDispatchMode):
         self.calls = 0
         self._labelled: dict[int, Labelled] = {}
         self._names: dict[int, str] = {}
+        self._numels: dict[str, int] = {}
         self._uniform: set[int] = set()  # storages
         self._alive: list[Tensor] = []  # ids stay unique only while their tensors live
         self._picked: list[np.ndarray] = []
@@ -165,6 +166,7 @@ class Trace(TorchDispatchMode):
         """
         self.set(tensor, self._fields(name, tensor, range(tensor.ndim), labels), "weight")
         self._names[id(tensor)] = name
+        self._numels[name] = max(1, tensor.numel())
 
     def _fields(
         self, name: str, tensor: Tensor, dims: Iterable[int], labels: Mapping[int, np.ndarray] | None
@@ -214,7 +216,7 @@ class Trace(TorchDispatchMode):
         if not self.count_flops:
             return
         name = self.name_of(weight)
-        share = flops / weight.numel() if name else flops
+        share = flops / self._numels[name] if name else flops
         self.flops[name] = self.flops.get(name, 0.0) + share
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -248,7 +250,7 @@ class Trace(TorchDispatchMode):
                 numbers,
                 inputs,
                 tuple(self.of(t) for t in outputs),
-                tuple(tuple(t.shape) for t in outputs),
+                tuple(map(_extent, outputs)),
                 picked,
                 call.module,
                 (tuple(map(meta.storage_key, tensors)), tuple(map(meta.storage_key, outputs))),
@@ -284,10 +286,20 @@ class Trace(TorchDispatchMode):
             self.set(out, (), origin)
 
 
+def _extent(tensor: Tensor) -> tuple[int, ...]:
+    """A tensor's shape, with 1 where it is only expanded."""
+    strides = tensor.stride() if tensor.layout == torch.strided else ()
+    return (
+        tuple(1 if s == 0 else n for n, s in zip(tensor.shape, strides, strict=True))
+        if 0 in strides
+        else tuple(tensor.shape)
+    )
+
+
 _NORMS = {"native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"}
 #: What reads or scales by weights: where these are zero, so is what comes out.
 _SILENCING = {*_NORMS, "mm", "addmm", "convolution", "native_layer_norm", "native_group_norm"}
-_COPIES = {"clone", "contiguous", "alias", "detach", "lift_fresh"}
+_COPIES = {"clone", "contiguous", "alias", "detach"}
 
 #: Says how a call relates the labels of its tensors.
 Rule = Callable[[Trace, Call], None]

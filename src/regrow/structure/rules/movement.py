@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..relate import Operand, aligned, common_origin, relate
 from ..relations import FIXED, Field
-from ..tied import note_sizes
+from ..tied import cut_freely, note_sizes
 from ..trace import Call, Trace
 from ..views import reshaped, varying
 from .registry import rules_for
@@ -114,7 +114,7 @@ def _note_parts(trace: Trace, call: Call, fields: Sequence[Field], dim: int) -> 
                 before = Field(fld.dims, fld.labels.take(range(bound), axis))
                 sizes = [bound if d == dim else -1 for d in range(call.out.ndim)]
                 note_sizes(trace, call, sizes, sizes, [before])
-        if "split" in call.name or call.name == "slice":
+        if not cut_freely(trace, call, fld, dim) and ("split" in call.name or call.name == "slice"):
             for out in call.outputs:
                 trace.relations.part(fld.labels, axis, start, start + out.shape[dim])
                 start += out.shape[dim]

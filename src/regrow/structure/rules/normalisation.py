@@ -53,6 +53,7 @@ def group_norm(trace: Trace, call: Call) -> None:
             trace.relations.mark_inexact(_within(trace, split), f"{call.name} runs over it")
             heads = trace.relations.restrict(split, (1,))
             assert heads is not None
+            trace.picked(heads.labels)  # what comes out doesn't tell how many groups there are
             split = heads
             trace.relations.note_kind(split.labels, "group")
         if split.dims == (1,):
