@@ -57,6 +57,8 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def figure(row: dict[str, Any]) -> str:
+    if "shown" in row:
+        return row["shown"]
     if "part_of_goal" in row:
         return f"{row['time']['median_ms']:.1f} ms, {row['part_of_goal']:.0%} of the goal"
     return f"{row['ratio']:.2f}"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .structure.declared import outdated_sizes
+from .structure.example import named_tensors
 from .structure.integers import Integer, integers
 from .transaction import Transaction
 
@@ -37,7 +38,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
         raise TypeError(f"save takes a torch.nn.Module, not {type(model).__name__}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().contiguous().cpu() for name, t in _tensors(model).items()}
+    tensors = {name: t.detach().contiguous().cpu() for name, t in named_tensors(model).items()}
     shape = {
         "format": FORMAT,
         "tensors": {name: list(t.shape) for name, t in tensors.items()},
@@ -78,10 +79,10 @@ def load(folder: str | Path, fresh_model: M) -> M:
     if held != shape["tensors"]:
         raise ValueError(f"{folder / MODEL_FILE} doesn't hold the tensors that {SHAPE_FILE} lists.")
     with Transaction() as writes:
-        _plan_reshape(writes, fresh_model, tensors, shape["sizes"])
+        _plan_reshape(writes, fresh_model, named_tensors(fresh_model), tensors, shape["sizes"])
         writes.run()
         with torch.no_grad():
-            for name, tensor in _tensors(fresh_model).items():
+            for name, tensor in named_tensors(fresh_model).items():
                 tensor.copy_(tensors[name])
     return fresh_model
 
@@ -97,18 +98,18 @@ def reshape_(model: M, state_dict: Mapping[str, Tensor], sizes: Mapping[str, Map
         ValueError: The names are not the model's. The model is unchanged then.
     """
     # A state dict lists a shared tensor under all its names.
-    shared = model.state_dict().keys() - _tensors(model).keys()
+    own = _persistent(model)
+    shared = model.state_dict().keys() - own.keys()
     with Transaction() as writes:
-        _plan_reshape(writes, model, {n: t for n, t in state_dict.items() if n not in shared}, sizes or {})
+        _plan_reshape(writes, model, own, {n: t for n, t in state_dict.items() if n not in shared}, sizes or {})
         writes.run()
     return model
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name, shared ones once, under their first name."""
+def _persistent(model: nn.Module) -> dict[str, Tensor]:
+    """What of the model's tensors a state dict holds."""
     kept = set(model.state_dict(keep_vars=True))
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: tensor for name, tensor in named if name in kept}
+    return {name: tensor for name, tensor in named_tensors(model).items() if name in kept}
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:
@@ -158,11 +159,12 @@ def _is_sizes(value: Any) -> bool:
 def _plan_reshape(
     writes: Transaction,
     model: nn.Module,
+    own: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
     sizes: Mapping[str, Mapping[str, int]],
 ) -> None:
-    """Check everything, then plan and make the writes that give the model these shapes and sizes."""
-    own, modules = _tensors(model), dict(model.named_modules())
+    """Check everything, then plan and make the writes that give the model's own tensors and modules these sizes."""
+    modules = dict(model.named_modules())
     _check_tensors(own, tensors)
     changed = _changed_sizes(modules, sizes)
     depthwise = [m for m in modules.values() if isinstance(m, _ConvNd) and _is_depthwise(m)]
@@ -171,7 +173,7 @@ def _plan_reshape(
             writes.tensor(own[name], own[name].detach().new_zeros(tensor.shape), None)
     writes.run()
     for integer, value in changed:
-        writes.attribute(integer.holder, integer.attribute, integer.attribute_with(value))
+        writes.item(vars(integer.holder), integer.attribute, integer.attribute_with(value))
         writes.run()  # the next may lie in the same tuple
     for module in depthwise if not sizes else ():
         writes.attribute(module, "groups", module.weight.shape[0])

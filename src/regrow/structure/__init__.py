@@ -224,7 +224,7 @@ class _Analysis:
         if with_sizes:
             self.trace.sizes = SizeMode(
                 lambda tensor: self.trace.of(tensor).fields,
-                lambda fld, dim, size: tie(self.trace, fld, dim, size, size),
+                lambda fld, dim, size: tie(self.trace, fld, dim, size),
             )
         for training, (journal, shapes) in self.journals.items():
             model.train(training)

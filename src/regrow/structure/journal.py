@@ -26,7 +26,7 @@ class Record(NamedTuple):
     shapes: tuple[Shape, ...]
     picked: tuple[np.ndarray, ...]  # labels that left the trace here
     module: nn.Module | None
-    memory: tuple[tuple[int, ...], tuple[int, ...]]  # whose memory was read, and whose was written
+    values: bool  # whether it worked on real numbers, by which sizes may differ
 
 
 def numbers_of(call: Any, given: Sequence[Any], uniform: bool) -> tuple[Any, ...]:
@@ -107,8 +107,9 @@ class Comparison:
         for i, (old, new) in enumerate(zip(before.outputs, record.outputs, strict=True)):
             if old.fields or new.fields:
                 self._compare(old.fields, new.fields, before.shapes[i], record.shapes[i])
-            elif torch.Tag.dynamic_output_shape in record.op.tags:
-                self._from_values.update(zip(before.shapes[i], record.shapes[i], strict=False))
+            elif before.values and not any(known.fields for known in before.inputs):
+                sizes = zip(before.shapes[i], record.shapes[i], strict=False)
+                self._from_values.update((m, n) for m, n in sizes if m != n)
         for one, other in zip(before.picked, record.picked, strict=False):
             self._check(one, other)
         if before.numbers != record.numbers:

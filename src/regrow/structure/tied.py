@@ -29,7 +29,7 @@ def note_sizes(trace: Trace, call: Call, sizes: Sequence[int], shape: Sequence[i
                 _note_value(trace, call, fld, dim)
                 continue
             for size in trace.sizes.of(sizes, dim):
-                tie(trace, fld, dim, sizes[dim], size)
+                tie(trace, fld, dim, size)
 
 
 def _note_value(trace: Trace, call: Call, fld: Field, dim: int) -> None:
@@ -49,22 +49,23 @@ def cut_freely(trace: Trace, call: Call, fld: Field, dim: int) -> bool:
 
 
 def _holds(trace: Trace, shape: Shape, labels: np.ndarray) -> bool:
-    return bool(np.isin(_along(trace, shape.fld, shape.dim)[1], labels).any())
+    own = trace.relations.bases(_along(trace, shape.fld, shape.dim)[1])
+    return bool(np.isin(own, trace.relations.bases(labels)).any())
 
 
-def tie(trace: Trace, fld: Field, dim: int, given: int, size: Size) -> None:
+def tie(trace: Trace, fld: Field, dim: int, size: Size) -> None:
     """What a size is made of has to follow the labels along the dimension that it was given for."""
     for origin in size.origins:
-        _tie(trace, fld, dim, given, int(size), origin)
+        _tie(trace, fld, dim, size, origin)
 
 
-def _tie(trace: Trace, fld: Field, dim: int, given: int, size: int, origin: Origin) -> None:
+def _tie(trace: Trace, fld: Field, dim: int, size: int, origin: Origin) -> None:
     whole, distinct = _along(trace, fld, dim)
     if origin.value == len(whole):
         labels = whole
     elif origin.value == len(distinct):
         labels = distinct
-    elif given == size and size < origin.value and fld.labels.size % origin.value == 0:
+    elif size == len(whole) < origin.value and fld.labels.size % origin.value == 0:
         labels = fld.labels.ravel()  # a quotient: what was divided is laid out over several dimensions
     else:
         return
@@ -78,8 +79,8 @@ def _tie(trace: Trace, fld: Field, dim: int, given: int, size: int, origin: Orig
 def _equate(trace: Trace, labels: np.ndarray, shape: Shape) -> None:
     """A dimension of another tensor that is as long has to stay so, place by place."""
     whole, distinct = _along(trace, shape.fld, shape.dim)
-    if np.isin(distinct, labels).any():
-        return
+    if np.isin(trace.relations.bases(distinct), trace.relations.bases(labels)).any():
+        return  # it is the same dimension, and follows by itself
     if len(whole) == len(labels):
         trace.relations.equate(whole, labels)
     elif len(labels) % len(distinct) == 0 and len(np.unique(labels)) == len(labels):

@@ -253,7 +253,7 @@ class Trace(TorchDispatchMode):
                 tuple(map(_extent, outputs)),
                 picked,
                 call.module,
-                (tuple(map(meta.storage_key, tensors)), tuple(map(meta.storage_key, outputs))),
+                not self.on_meta and bool(tensors),
             )
         )
         return out
@@ -261,11 +261,13 @@ class Trace(TorchDispatchMode):
     def _note_shift(self, call: Call, tensors: list[Tensor], outputs: list[Tensor]) -> None:
         if torch.Tag.pointwise in call.op.tags:
             labelled = [bool(self.of(t).fields) for t in tensors]
-            shifted = any(labelled) and not at_zero.stays(call, labelled)
-        else:
+            zero = [has and not self.shifted(t) for has, t in zip(labelled, tensors, strict=True)]
+            shifted = any(labelled) and not at_zero.stays(call, zero)
+        elif call.name in _SILENCING:
             shifted = call.name in _NORMS and call.get("weight") is None
-        passed = call.name not in _SILENCING and not self._shifted.isdisjoint(map(id, tensors))
-        if shifted or passed:
+        else:
+            shifted = not self._shifted.isdisjoint(map(id, tensors))
+        if shifted:
             self._shifted.update(map(id, outputs))
 
     def _meta_copy(self, tensor: Tensor) -> Tensor:

@@ -1,0 +1,201 @@
+"""What regrow says of a program, held against what force says; every difference is one line."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import regrow as rg
+from oracle_force import (
+    DRAWS,
+    Removal,
+    agrees,
+    footprint,
+    footprint_of,
+    is_right,
+    minimal_removals,
+    presence,
+    reference_of,
+    right,
+)
+from oracle_graphs import Net, Program, roles_of
+
+EXACT = 1e-9
+
+
+class Case(NamedTuple):
+    """A program, and what force says of it."""
+
+    program: Program
+    minimal: frozenset[Removal]
+
+    @classmethod
+    def of(cls, program: Program) -> Case:
+        return cls(program, frozenset(minimal_removals(program)))
+
+    def analysis(self) -> tuple[Net, rg.Structure]:
+        """A new network and its structure."""
+        net = Net(self.program)
+        return net, rg.analyze(net, self.program.example())
+
+
+def indices(axis: rg.Axis, units: Sequence[int]) -> Removal:
+    """All that belongs to some units."""
+    return frozenset((e.name, e.dim, index) for e in axis.entries for index in e.indices(units).tolist())
+
+
+def units_of(axis: rg.Axis) -> list[Removal]:
+    """Each unit's indices."""
+    return [indices(axis, [unit]) for unit in range(axis.size)]
+
+
+def differences(case: Case, complete: bool = True) -> list[str]:
+    """All of the below."""
+    net, structure = case.analysis()
+    found = [*wrong_units(case, structure), *wrong_unions(case, net, structure), *wrong_roles(case, structure)]
+    if complete:
+        found += missing_units(case, structure)
+    for axis in structure.axes:
+        if axis.prunable:
+            found += wrong_pruning(case, axis.name, _some(axis))
+        if axis.growable:
+            found += [*wrong_growth(case, axis.name, 1), *wrong_growth(case, axis.name, 2)]
+    return found
+
+
+def wrong_units(case: Case, structure: rg.Structure) -> Iterator[str]:
+    """Each unit that is offered is a minimal set that can be removed, with exactly what must follow."""
+    for axis in structure.axes:
+        for number, unit in enumerate(units_of(axis) if axis.prunable else []):
+            if unit not in case.minimal:
+                yield f"unit {number} of {axis} isn't minimal and right: {sorted(unit)}"
+
+
+def missing_units(case: Case, structure: rg.Structure) -> Iterator[str]:
+    """Each minimal set is offered, if there are three or more of its kind side by side.
+
+    Of two that are alike, taking one away leaves a dimension of size one, along which nothing can be compared call by
+    call: regrow offers them where growing shows that their number is free. The last one always stays.
+    """
+    offered = {unit for axis in structure.axes if axis.prunable for unit in units_of(axis)}
+    for removal in sorted(case.minimal - offered, key=sorted):
+        if _side_by_side(removal, case.minimal) > 2:
+            yield f"not offered: {sorted(removal)}"
+
+
+def _side_by_side(removal: Removal, minimal: Collection[Removal]) -> int:
+    """How many disjoint sets there are that touch the same dimensions equally often."""
+    chosen = [removal]
+    for other in sorted(minimal, key=sorted):
+        if _form(other) == _form(removal) and all(other.isdisjoint(c) for c in chosen):
+            chosen.append(other)
+    return len(chosen)
+
+
+@lru_cache(maxsize=4096)
+def _form(removal: Removal) -> frozenset[tuple[tuple[str, int], int]]:
+    return frozenset(Counter((name, dim) for name, dim, _ in removal).items())
+
+
+def _some(axis: rg.Axis) -> list[int]:
+    """A random set of units that leaves one at least; always the same for an axis."""
+    draw = random.Random(f"{axis.name} {axis.size}")
+    return sorted(draw.sample(range(axis.size), draw.randint(1, max(1, axis.size - 1))))
+
+
+def wrong_unions(case: Case, net: Net, structure: rg.Structure) -> Iterator[str]:
+    """Units are independent: sets of them can be removed, also of several axes at once."""
+    offered = [axis for axis in structure.axes if axis.prunable]
+    sets = [(str(axis), indices(axis, _some(axis))) for axis in offered]
+    for name, removal in sets:
+        yield from _wrong(case, net, name, removal)
+    together: Removal = frozenset().union(*(removal for _, removal in sets))
+    if len(sets) > 1 and _leaves_some(net, together):
+        yield from _wrong(case, net, "all axes", together)
+
+
+def _leaves_some(net: Net, removal: Removal) -> bool:
+    """Whether no dimension goes as a whole, as by all heads but one with the one's features."""
+    sizes = {name: tensor.shape for name, tensor in net.state_dict().items()}
+    return all(count < sizes[name][dim] for (name, dim), count in _form(removal))
+
+
+def _wrong(case: Case, net: Net, name: str, removal: Removal) -> Iterator[str]:
+    labels = removal & frozenset(case.program.labels())
+    if footprint(net, case.program, labels) != removal:
+        yield f"some units of {name} together don't touch what must go: {sorted(labels)}"
+    elif not all(is_right(Net(case.program, seed), case.program, labels, batch) for seed, batch in DRAWS):
+        yield f"some units of {name} together can't be removed: {sorted(labels)}"
+
+
+def wrong_roles(case: Case, structure: rg.Structure) -> Iterator[str]:
+    """Tensors do to units what their steps say."""
+    roles = roles_of(case.program)
+    for axis in structure.axes:
+        for entry in axis.entries:
+            expected = roles.get(entry.key, {entry.role})
+            if entry.role not in expected and not (entry.role == "tied" and len(expected) > 1):
+                yield f"{entry.name}[{entry.dim}] of {axis} has the role {entry.role!r}, not {sorted(expected)}"
+
+
+def _output(net: Net, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return net(x)
+
+
+def wrong_pruning(case: Case, name: str, units: list[int]) -> Iterator[str]:
+    """Pruning for real leaves what the reference does; where the axis is exact, silent units leave unseen."""
+    (net, structure), (silent, with_silent) = case.analysis(), case.analysis()
+    program, x, axis = case.program, case.program.example(), structure[name]
+    labels = indices(axis, units) & frozenset(program.labels())
+    reference = reference_of(net, program, presence(program, [labels]), len(x))
+    with_silent[name].silence_(units)
+    before = _output(silent, x)
+    try:
+        rg.prune_(axis, units)
+        rg.prune_(with_silent[name], units)
+        values = net.values(x)
+    except RuntimeError as error:
+        yield f"{axis} without {units} fails: {error}"
+        return
+    if len(reference.removals) and not agrees(values, reference, 0):
+        yield f"{axis} without {units} isn't what is left"
+    if axis.exact and (_output(silent, x) - before).abs().max() > EXACT:
+        yield f"{axis} is exact, but {units} don't leave unseen"
+
+
+def wrong_growth(case: Case, name: str, count: int) -> Iterator[str]:
+    """What was there is what is left of the grown network without its new units; if exact, they come unseen."""
+    net, structure = case.analysis()
+    program, x, axis = case.program, case.program.example(), structure[name]
+    before = net.values(x)
+    try:
+        edit = rg.grow_(axis, count, generator=torch.Generator().manual_seed(0))
+        after = _output(net, x)
+    except RuntimeError as error:
+        yield f"{axis} with {count} more fails: {error}"
+        return
+    new = list(edit.new)
+    reference = reference_of(net, program, _old(net, program, axis, new), len(x))
+    if not len(reference.removals) or footprint_of(reference, 0) != indices(axis, new):
+        yield f"{axis} with {count} more isn't what was there and something new"
+    elif not right(net, program, reference, 0, len(x)) or not agrees(before, reference, 0):
+        yield f"{axis} with {count} more isn't what was there"
+    elif axis.exact and (after - before[-1]).abs().max() > EXACT:
+        yield f"{axis} is exact, but {count} more are seen"
+
+
+def _old(net: Net, program: Program, axis: rg.Axis, new: Sequence[int]) -> dict[tuple[str, int], np.ndarray]:
+    sizes = {name: tensor.shape for name, tensor in net.state_dict().items()}
+    present = {(name, d): np.ones((1, sizes[name][d]), bool) for name, spec in program.specs() for d in spec.labelled}
+    for name, dim, index in indices(axis, new):
+        if (name, dim) in present:
+            present[name, dim][0, index] = False
+    return present
