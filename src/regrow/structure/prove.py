@@ -8,15 +8,11 @@ dimensions may have to be one; what nothing mends stays as it is, with the reaso
 
 from __future__ import annotations
 
-import math
-import zlib
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from .axis import BOUNDARY, Axis, Verdict
-from .maps import FRESH
 from .repair import Joined, Repairs
+from .subsets import first_halves, grown, last_of_three, random_subsets
 from .suspects import Suspects, signature
 from .trial import Maps, Outcome, Trials
 
@@ -46,12 +42,14 @@ class Proof:
         for axis in self.axes:
             if axis.size == 1:
                 axis.prunable = axis.growable = Verdict(False, "is the only one of its kind")
-        self._settle("prunable", _random_subsets, training=True)
-        self._settle("prunable", _first_halves, training=False)
+        self._settle("prunable", random_subsets, training=True)
+        self._settle("prunable", first_halves, training=False)
+        if any(axis.size == 3 and axis.prunable for axis in self.axes):
+            self._settle("prunable", last_of_three, training=False)
         stuck = [axis for axis in self.axes if not axis.prunable and axis.size > 1 and not axis.tags & BOUNDARY]
         for axis in stuck:
             axis.growable = axis.prunable
-        self._settle("growable", _grown, training=False)
+        self._settle("growable", grown, training=False)
         self._try_to_grow(stuck)
         for axis in self.axes:
             if axis.size == 2 and axis.prunable and not axis.growable:
@@ -108,7 +106,7 @@ class Proof:
     def _try_to_grow(self, stuck: Sequence[Axis]) -> None:
         """What can't be pruned may still grow; it is tried once, as it is."""
         stuck = [axis for axis in stuck if axis in self.axes]
-        if stuck and not self.trials.run(self.axes, _grown(stuck), False).failure:
+        if stuck and not self.trials.run(self.axes, grown(stuck), False).failure:
             for axis in stuck:
                 axis.growable = Verdict(True)
 
@@ -148,46 +146,3 @@ class Proof:
     def _name(self, training: bool, position: int) -> str:
         record = self.trials.record(training, position)
         return record.op._schema.name.partition("::")[2] if record is not None else "a call"
-
-
-def _random_subsets(axes: Sequence[Axis]) -> Maps:
-    """A subset of each axis, of a size of its own: sizes that are tied by code alone come apart."""
-    return {axis: _at_least_two(_kept_at_random(axis)) for axis in axes if axis.size > 1}
-
-
-def _kept_at_random(axis: Axis) -> np.ndarray:
-    """The same units for an axis whatever others are edited with it, never all of the second half."""
-    random = np.random.default_rng(zlib.crc32(repr((axis.entries[0].key, axis.size, axis.kind)).encode()))
-    others = np.delete(np.arange(axis.size), random.integers(axis.size // 2, axis.size))
-    low, high = max(2, math.ceil(axis.size / 3)), math.ceil(2 * axis.size / 3)
-    left = min(len(others), int(random.integers(low, max(low, high) + 1)))
-    return np.sort(random.choice(others, left, replace=False))
-
-
-def _first_halves(axes: Sequence[Axis]) -> Maps:
-    """The first half of each axis goes, and all that stayed before: so each unit has been away once.
-
-    But two stay, where there are three.
-    """
-    maps = {}
-    for axis in axes:
-        if axis.size > 1:
-            kept, half = _kept_at_random(axis), axis.size // 2
-            order = sorted(range(axis.size), key=lambda unit: (unit in kept, unit < half, -unit))
-            left = sum(unit >= half and unit not in kept for unit in range(axis.size))
-            maps[axis] = _at_least_two(np.sort(order[: min(axis.size - 1, max(2, left))]))
-    return maps
-
-
-def _at_least_two(left: np.ndarray) -> np.ndarray:
-    """Torch makes other calls for a dimension of size 1, and nothing can be compared along it: a new unit is added.
-
-    So of two units nothing is seen to shrink; they may go only if more may come.
-    """
-    return left if len(left) > 1 else np.append(left, FRESH)
-
-
-def _grown(axes: Sequence[Axis]) -> Maps:
-    """One to three units more."""
-    random = np.random.default_rng(len(axes) + 1)
-    return {axis: np.append(np.arange(axis.size), np.full(random.integers(1, 4), FRESH)) for axis in axes}
