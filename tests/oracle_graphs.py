@@ -256,6 +256,7 @@ _TORCH: Mapping[str, Callable[..., Any]] = {
     "matmul": lambda s, x, y: x @ y,
     "matmul_t": lambda s, x, y: x @ y.transpose(-2, -1),
     "attention": _attention,
+    "fused": lambda s, q, k, v: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(q, k, v)[0],
 }
 OPS = tuple(_TORCH)
 

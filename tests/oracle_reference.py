@@ -405,4 +405,5 @@ _REFERENCE: Mapping[str, Callable[..., Any]] = {
     "matmul": lambda ref, step, x, y: _product(x, y, False, ref),
     "matmul_t": lambda ref, step, x, y: _product(x, y, True, ref),
     "attention": _attention,
+    "fused": _attention,
 }

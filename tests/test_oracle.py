@@ -20,12 +20,15 @@ no mutilated regrow: leaving out any one relation makes one of these claims fail
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from oracle_claims import Case, differences
 from oracle_graphs import OPS
+from oracle_mutants import MUTANTS, PROGRAMS, unproven
 from oracle_parts import PARTS, programs
 
 #: Programs for each part.
@@ -54,3 +57,35 @@ def test_regrow_offers_what_force_finds(part: str, data: st.DataObject) -> None:
 def test_each_operation_occurs() -> None:
     always = {"linear", "tanh", "shifted", "by_number"}  # in nearly all parts, or in some
     assert {kind.op for kind in PARTS.values()} | always == set(OPS)
+
+
+@cache
+def _case(name: str) -> Case:
+    return Case.of(PROGRAMS[name])
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_fixed_programs_have_what_force_finds(name: str) -> None:
+    assert differences(_case(name)) == []
+    assert _case(name).minimal
+
+
+@pytest.mark.parametrize("name", sorted({mutant.shown_by for mutant in MUTANTS.values()}))
+def test_relations_alone_say_what_force_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is the relation left out that shows, with no proof to mend it."""
+    unproven(monkeypatch)
+    assert differences(_case(name)) == []
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("proof", [True, False])
+def test_without_one_relation_regrow_is_wrong(name: str, proof: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant = MUTANTS[name]
+    if not proof:
+        unproven(monkeypatch)
+    mutant.patch(monkeypatch)
+    found = differences(_case(mutant.shown_by))
+    if proof and mutant.mended:
+        assert not found, "the proof alone finds it again"
+    else:
+        assert found
