@@ -26,19 +26,21 @@ from oracle_force import (
     right,
 )
 from oracle_graphs import Net, Program, roles_of
+from oracle_reference import Reference
 
 EXACT = 1e-9
 
 
 class Case(NamedTuple):
-    """A program, and what force says of it."""
+    """A program, what force says of it, and which kinds its axes are of, where that is known."""
 
     program: Program
     minimal: frozenset[Removal]
+    kinds: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, program: Program) -> Case:
-        return cls(program, frozenset(minimal_removals(program)))
+    def of(cls, program: Program, kinds: Collection[str] = ()) -> Case:
+        return cls(program, frozenset(minimal_removals(program)), frozenset(kinds))
 
     def analysis(self) -> tuple[Net, rg.Structure]:
         """A new network and its structure."""
@@ -56,18 +58,20 @@ def units_of(axis: rg.Axis) -> list[Removal]:
     return [indices(axis, [unit]) for unit in range(axis.size)]
 
 
-def differences(case: Case, complete: bool = True) -> list[str]:
+def differences(case: Case, complete: bool = True) -> Iterator[str]:
     """All of the below."""
     net, structure = case.analysis()
-    found = [*wrong_units(case, structure), *wrong_unions(case, net, structure), *wrong_roles(case, structure)]
+    yield from wrong_units(case, structure)
     if complete:
-        found += missing_units(case, structure)
+        yield from missing_units(case, structure)
+    yield from wrong_unions(case, net, structure)
+    yield from wrong_roles(case, structure)
     for axis in structure.axes:
         if axis.prunable:
-            found += wrong_pruning(case, axis.name, _some(axis))
+            yield from wrong_pruning(case, axis.name, _some(axis))
         if axis.growable:
-            found += [*wrong_growth(case, axis.name, 1), *wrong_growth(case, axis.name, 2)]
-    return found
+            yield from wrong_growth(case, axis.name, 1)
+            yield from wrong_growth(case, axis.name, 2)
 
 
 def wrong_units(case: Case, structure: rg.Structure) -> Iterator[str]:
@@ -136,8 +140,10 @@ def _wrong(case: Case, net: Net, name: str, removal: Removal) -> Iterator[str]:
 
 
 def wrong_roles(case: Case, structure: rg.Structure) -> Iterator[str]:
-    """Tensors do to units what their steps say."""
-    roles = roles_of(case.program)
+    """Tensors do to units what their steps say, and axes are of the kinds that they should be."""
+    roles, kinds = roles_of(case.program), {axis.kind for axis in structure.axes}
+    if case.kinds and kinds != case.kinds:
+        yield f"kinds are {sorted(kinds)}, not {sorted(case.kinds)}"
     for axis in structure.axes:
         for entry in axis.entries:
             expected = roles.get(entry.key, {entry.role})
@@ -179,23 +185,32 @@ def wrong_growth(case: Case, name: str, count: int) -> Iterator[str]:
     try:
         edit = rg.grow_(axis, count, generator=torch.Generator().manual_seed(0))
         after = _output(net, x)
-    except RuntimeError as error:
+        new = list(edit.new)
+        reference = _without(net, program, axis, new)
+        one_each = [_without(net, program, axis, [unit]) for unit in (*new, 0)]
+    except (RuntimeError, ValueError) as error:
         yield f"{axis} with {count} more fails: {error}"
         return
-    new = list(edit.new)
-    reference = reference_of(net, program, _old(net, program, axis, new), len(x))
-    if not len(reference.removals) or footprint_of(reference, 0) != indices(axis, new):
+    if not _takes(reference, indices(axis, new)):
         yield f"{axis} with {count} more isn't what was there and something new"
     elif not right(net, program, reference, 0, len(x)) or not agrees(before, reference, 0):
         yield f"{axis} with {count} more isn't what was there"
-    elif axis.exact and (after - before[-1]).abs().max() > EXACT:
+    elif not all(_takes(r, indices(axis, [u])) for r, u in zip(one_each, (*new, 0), strict=True)):
+        yield f"{axis} with {count} more: the new units aren't one by one what must go together"
+    if axis.exact and (after - before[-1]).abs().max() > EXACT:
         yield f"{axis} is exact, but {count} more are seen"
 
 
-def _old(net: Net, program: Program, axis: rg.Axis, new: Sequence[int]) -> dict[tuple[str, int], np.ndarray]:
+def _without(net: Net, program: Program, axis: rg.Axis, units: Sequence[int]) -> Reference:
+    """The reference of a grown network without some units."""
     sizes = {name: tensor.shape for name, tensor in net.state_dict().items()}
     present = {(name, d): np.ones((1, sizes[name][d]), bool) for name, spec in program.specs() for d in spec.labelled}
-    for name, dim, index in indices(axis, new):
+    for name, dim, index in indices(axis, units):
         if (name, dim) in present:
             present[name, dim][0, index] = False
-    return present
+    return reference_of(net, program, present, DRAWS[0][1])
+
+
+def _takes(reference: Reference, removal: Removal) -> bool:
+    """Whether its only removal makes sense, and takes just these indices."""
+    return bool(len(reference.removals)) and footprint_of(reference, 0) == removal

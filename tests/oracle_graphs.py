@@ -272,6 +272,8 @@ ROLES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "batch_norm": (*_SCALE, ("mean",), ("var",)),
     "layer_norm": _SCALE,
     "group_norm": _SCALE,
+    "scaled": (("scale",), ("scale",)),
+    "shifted": (("shift",), ("shift",)),
     "low_rank": (("out",), ("", "in")),
     "centred": (("out", "in"),),
 }

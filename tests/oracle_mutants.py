@@ -11,8 +11,10 @@ import pytest
 
 from oracle_graphs import BlockSpec, Held, Kept, Program, Size, Spec, Step
 from regrow.structure import prove
+from regrow.structure import trace as tracing
 from regrow.structure.axis import Axis, Verdict
 from regrow.structure.inherited import Inherited
+from regrow.structure.journal import Comparison
 from regrow.structure.relations import Relations
 from regrow.structure.rules import registry
 from regrow.structure.trace import Call, Trace
@@ -90,9 +92,9 @@ def _shuffle() -> Program:
     return _program(steps, _layer("w", 9), 9, groups=3)
 
 
-def _rows(*steps: Step, out: int = 6) -> Program:
-    """Three groups of two features."""
-    return _program([_linear(0, "w"), _view(1, Held("groups"), -1), *steps], _layer("w", 6), out, groups=3)
+def _rows(width: int, *steps: Step, out: int) -> Program:
+    """Three groups of features."""
+    return _program([_linear(0, "w"), _view(1, Held("groups"), -1), *steps], _layer("w", width), out, groups=3)
 
 
 def _rows_added() -> Program:
@@ -108,7 +110,13 @@ def _outer() -> Program:
 
 
 def _tied() -> Program:
-    steps = [_linear(0, "w"), Step("tanh", (1,)), _linear(2, "v"), Step("tanh", (3,)), Step("linear_back", (4,), ("v",))]
+    steps = [
+        _linear(0, "w"),
+        Step("tanh", (1,)),
+        _linear(2, "v"),
+        Step("tanh", (3,)),
+        Step("linear_back", (4,), ("v",)),
+    ]
     return _program(steps, {**_layer("w", 4), **_layer("v", 3, 4)}, 4)
 
 
@@ -129,7 +137,9 @@ PROGRAMS: dict[str, Program] = {
     ),
     "gated": _after_layer(8, Step("chunk", (1,), (), (2, -1)), Step("mul", (2, 3)), out=4),
     "glu": _after_layer(8, Step("glu", (1,)), out=4),
-    "centred": _program([_linear(0, "w"), Step("centred", (1,), ("v",))], {**_layer("w", 4), "v": Spec((3, 4), (0,))}, 3),
+    "centred": _program(
+        [_linear(0, "w"), Step("centred", (1,), ("v",))], {**_layer("w", 4), "v": Spec((3, 4), (0,))}, 3
+    ),
     "batch norm": _normed("batch_norm"),
     "layer norm": _normed("layer_norm"),
     "group norm": _normed("group_norm", Held("groups"), groups=3),
@@ -137,12 +147,25 @@ PROGRAMS: dict[str, Program] = {
     "conv": _conv(),
     "shuffle": _shuffle(),
     "rows added": _rows_added(),
-    "rows softmax": _rows(Step("softmax", (2,), (), (3,)), _view(3, -1)),
-    "rows summed": _rows(Step("sum", (2,), (), (2, False)), out=2),
+    "rows": _rows(9, Step("tanh", (2,)), _view(3, -1), out=9),
+    "rows summed": _rows(9, Step("sum", (2,), (), (2, False)), out=3),
+    "sigmoid summed": _rows(9, Step("sigmoid", (2,)), Step("sum", (3,), (), (2, False)), out=3),
+    "rows by data": _rows(9, _view(0, 1, 3), Step("mul", (2, 3)), _view(4, -1), out=9),
+    "literal rows": _after_layer(9, _view(1, 3, -1), Step("tanh", (2,)), _view(3, -1)),
+    "flipped": _after_layer(4, Step("flip", (1,), (), (-1,)), Step("tanh", (2,))),
     "outer": _outer(),
     "tied": _tied(),
     "attention": _attention(kernel=False),
     "attention kernel": _attention(kernel=True),
+}
+
+#: The kinds of their axes.
+KINDS = {
+    "plain": {"neuron"},
+    "conv": {"neuron", "head"},
+    "group norm": {"neuron", "head"},
+    "attention": {"head", "feature"},
+    "attention kernel": {"head", "feature"},
 }
 
 
@@ -215,6 +238,11 @@ def _constraints(which: int) -> Patch:
     return patch
 
 
+def _number_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No numbers are compared."""
+    monkeypatch.setattr(tracing, "numbers_of", lambda *args: ())
+
+
 def unproven(monkeypatch: pytest.MonkeyPatch) -> None:
     """No trials: what the relations say is taken as it is."""
 
@@ -233,11 +261,13 @@ class Mutant(NamedTuple):
     Attributes:
         shown_by: A program for which the mutilated regrow is wrong.
         mended: The proof finds the relation again by itself.
+        alone: The relations alone, unproven, are right for that program.
     """
 
     patch: Patch
     shown_by: str
     mended: bool = False
+    alone: bool = True
 
 
 POINTWISE = "alias"  # the rule of all pointwise calls
@@ -247,9 +277,9 @@ MUTANTS: dict[str, Mutant] = {
     "what is multiplied is equal": Mutant(said_by(POINTWISE, "equate"), "mul", mended=True),
     "a scale is equal": Mutant(said_by(POINTWISE, "equate"), "scaled", mended=True),
     "what is contracted is equal": Mutant(said_by("addmm mm", "equate"), "plain"),
-    "what attention contracts is equal": Mutant(said_by("bmm", "equate"), "attention"),
+    "what attention contracts is equal": Mutant(said_by("bmm", "equate"), "attention", mended=True),
     "what the kernel contracts is equal": Mutant(
-        said_by("_scaled_dot_product_flash_attention_for_cpu", "equate"), "attention kernel"
+        said_by("_scaled_dot_product_flash_attention_for_cpu", "equate"), "attention kernel", mended=True
     ),
     "channels are equal": Mutant(said_by("convolution", "equate"), "conv"),
     "batch norm is equal": Mutant(said_by("native_batch_norm", "equate"), "batch norm"),
@@ -258,8 +288,8 @@ MUTANTS: dict[str, Mutant] = {
     "halves of glu are equal": Mutant(said_by("glu", "equate", "rectangle"), "glu"),
     "slabs": Mutant(_constraints(0), "conv"),
     "rectangles": Mutant(_constraints(1), "shuffle"),
-    "a view is a rectangle": Mutant(said_by("view _unsafe_view", "rectangle"), "rows softmax"),
-    "parts are rows": Mutant(nothing(Relations, "join_parts"), "halves apart"),
+    "a view is a rectangle": Mutant(said_by("view _unsafe_view", "rectangle"), "rows"),
+    "parts are rows": Mutant(nothing(Relations, "join_parts"), "halves apart", alone=False),
     "outputs stay": Mutant(nothing(Relations, "freeze", "model's output"), "plain", mended=True),
     "inputs stay": Mutant(nothing(Relations, "freeze", "size that carries no labels"), "plain", mended=True),
     "what is picked stays": Mutant(nothing(Relations, "freeze", "picked out"), "first picked"),
@@ -273,6 +303,16 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "columns consume": Mutant(said_by("addmm mm", "roles"), "plain"),
     "a scale scales": Mutant(said_by("native_batch_norm", "roles"), "batch norm"),
+    "rows and columns are read": Mutant(said_by(POINTWISE, "roles"), "scaled"),
+    "heads have a kind": Mutant(said_by("bmm", "kinds"), "attention"),
+    "groups have a kind": Mutant(said_by("native_group_norm", "kinds"), "group norm"),
+    "what meets data stays": Mutant(said_by(POINTWISE, "equate"), "rows by data", mended=True),
+    "combinations": Mutant(_constraints(0), "outer"),
+    "what is summed is silent": Mutant(said_by("sum", "summed"), "rows summed"),
+    "what isn't zero when silent": Mutant(nothing(Trace, "shifted"), "sigmoid summed"),
+    "numbers in calls": Mutant(_number_of_calls, "by size", alone=False),
+    "outputs of calls are compared": Mutant(nothing(Comparison, "_compare"), "literal rows", alone=False),
+    "new units meet new ones": Mutant(nothing(Inherited, "equate"), "flipped", alone=False),
     "groups are counted": Mutant(said_by("convolution", "sizes"), "conv", mended=True),
     "heads are counted": Mutant(said_by("view _unsafe_view", "sizes"), "attention", mended=True),
 }

@@ -310,9 +310,7 @@ PARTS: dict[str, Kind] = {
     "mean of rows": Kind("mean", _rows(lambda b, v, dim: b.emit("mean", v, args=(dim, False)))),
     "softmax of rows": Kind("softmax", _rows(lambda b, v, dim: b.emit("softmax", v, args=(dim,)))),
     "moved rows": Kind("softmax", _rows(_moved_softmax)),
-    "mean times rows": Kind(
-        "mul", _rows(lambda b, v, dim: b.emit("mul", v, b.emit("mean", v, args=(dim, True))))
-    ),
+    "mean times rows": Kind("mul", _rows(lambda b, v, dim: b.emit("mul", v, b.emit("mean", v, args=(dim, True))))),
     "scaled rows": Kind("scaled", _rows(_scaled_rows)),
     "flipped rows": Kind("flip", _rows(lambda b, v, dim: b.emit("flip", v, args=(dim,)))),
     "repeated rows": Kind("repeat_interleave", _rows(lambda b, v, dim: b.emit("repeat_interleave", v, args=(2, dim)))),

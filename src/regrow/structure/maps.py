@@ -107,16 +107,18 @@ def _rearrange(unit_of: np.ndarray, run: int, index_map: np.ndarray, size: int) 
     cycles = np.take_along_axis(cycles, np.argsort(order, axis=1)[:, :, None], axis=1)
     origin = np.where(index_map == FRESH, size - 1, index_map)
     moved = cycles[:, origin, :]
-    solid = cycles.max((1, 2)) - cycles.min((1, 2)) + 1 == size * run
-    solid &= (order == np.arange(size)).all(1)
-    # In a solid cycle the new units follow each other in turn; in any other each stays where its origin is.
-    anchor = np.where(solid[:, None, None], cycles.min((1, 2))[:, None, None], moved[:, :, :1])
+    whole = cycles.max((1, 2)) - cycles.min((1, 2)) + 1 == size * run
+    rising, falling = whole & (order == np.arange(size)).all(1), whole & (order == np.arange(size)[::-1]).all(1)
+    # In a whole cycle the new units follow each other in turn; in any other each stays where its origin is.
+    anchor = np.where((rising | falling)[:, None, None], cycles.min((1, 2))[:, None, None], moved[:, :, :1])
     number = np.broadcast_to(np.arange(len(index_map))[None, :, None], moved.shape)
+    rank = np.where((falling & ~rising)[:, None, None], -number, number)
     outside = np.flatnonzero(unit_of < 0)
     take = np.concatenate([outside, moved.ravel()])
     anchors = np.concatenate([outside, np.broadcast_to(anchor, moved.shape).ravel()])
     units = np.concatenate([np.full(len(outside), -1), number.ravel()])
-    by_place = np.lexsort((np.arange(len(take)), units, anchors))
+    ranks = np.concatenate([np.full(len(outside), -1), rank.ravel()])
+    by_place = np.lexsort((np.arange(len(take)), ranks, anchors))
     return take[by_place], units[by_place]
 
 

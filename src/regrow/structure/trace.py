@@ -266,7 +266,7 @@ class Trace(TorchDispatchMode):
         elif call.name in _SILENCING:
             shifted = call.name in _NORMS and call.get("weight") is None
         else:
-            shifted = not self._shifted.isdisjoint(map(id, tensors))
+            shifted = "softmax" in call.name or not self._shifted.isdisjoint(map(id, tensors))
         if shifted:
             self._shifted.update(map(id, outputs))
 

@@ -49,8 +49,8 @@ def group_norm(trace: Trace, call: Call) -> None:
             _statistics_over(trace, call, data, range(1, data.ndim), [fld])
             continue
         [split] = reshaped(trace.relations, [fld], data.shape[:2], (data.shape[0], groups, data.shape[1] // groups))
+        trace.relations.mark_inexact(_within(trace, split), f"{call.name} runs over it")
         if len(split.dims) > 1:
-            trace.relations.mark_inexact(_within(trace, split), f"{call.name} runs over it")
             heads = trace.relations.restrict(split, (1,))
             assert heads is not None
             trace.picked(heads.labels)  # what comes out doesn't tell how many groups there are
