@@ -27,7 +27,8 @@ TOLERANCE = 1e-9
 
 def held_of(net: Net) -> dict[tuple[int, str], int]:
     """The integers that a network's blocks hold now."""
-    return {(i, name): getattr(block, name) for i, block in enumerate(net.blocks.values()) for name in block._spec.held}
+    blocks = enumerate(zip(net._program.blocks, net.blocks.values(), strict=True))
+    return {(i, name): getattr(block, name) for i, (spec, block) in blocks for name in spec.held}
 
 
 def arrays_of(net: Net) -> dict[str, np.ndarray]:

@@ -153,6 +153,7 @@ class Net(nn.Module):
 
     def __init__(self, program: Program, seed: int = 0) -> None:
         super().__init__()
+        self._program = program  # no attribute that counts anything
         generator = torch.Generator().manual_seed(seed)
         self.blocks = nn.ModuleDict(
             {path(i).rpartition(".")[2]: Block(spec, generator) for i, spec in enumerate(program.blocks)}

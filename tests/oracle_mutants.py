@@ -153,6 +153,7 @@ PROGRAMS: dict[str, Program] = {
     "rows by data": _rows(9, _view(0, 1, 3), Step("mul", (2, 3)), _view(4, -1), out=9),
     "literal rows": _after_layer(9, _view(1, 3, -1), Step("tanh", (2,)), _view(3, -1)),
     "flipped": _after_layer(4, Step("flip", (1,), (), (-1,)), Step("tanh", (2,))),
+    "mirrored": _after_layer(6, Step("flip", (1,), (), (-1,)), Step("mul", (1, 2))),
     "outer": _outer(),
     "tied": _tied(),
     "attention": _attention(kernel=False),
@@ -312,7 +313,6 @@ MUTANTS: dict[str, Mutant] = {
     "what isn't zero when silent": Mutant(nothing(Trace, "shifted"), "sigmoid summed"),
     "numbers in calls": Mutant(_number_of_calls, "by size", alone=False),
     "outputs of calls are compared": Mutant(nothing(Comparison, "_compare"), "literal rows", alone=False),
-    "new units meet new ones": Mutant(nothing(Inherited, "equate"), "flipped", alone=False),
     "groups are counted": Mutant(said_by("convolution", "sizes"), "conv", mended=True),
     "heads are counted": Mutant(said_by("view _unsafe_view", "sizes"), "attention", mended=True),
 }

@@ -54,7 +54,7 @@ class Reference:
 
     def _full_rows(self) -> None:
         for present in self.present.values():
-            self.require(present.any(1))
+            self.require(np.any(present, axis=1))
 
     def run(self, x: Array) -> Reference:
         """All steps on one input."""
@@ -69,7 +69,8 @@ class Reference:
             self._drop()
             if not len(self.removals):
                 return self
-        self.require(~np.isnan(self.values[-1]).reshape(len(self.removals), -1).any(1))
+        absent = np.isnan(self.values[-1]).reshape(len(self.removals), -1)
+        self.require(np.all(~absent, axis=1))
         self._drop()
         return self
 
@@ -126,7 +127,7 @@ def along(value: Array, dim: int) -> Array:
     """Which indices of a dimension (of the tensor, without the removals) are present."""
     axis = dim + 1 if dim >= 0 else value.ndim + dim
     others = tuple(d for d in range(1, value.ndim) if d != axis)
-    return ~np.isnan(value).all(others)
+    return np.any(~np.isnan(value), axis=others)
 
 
 def _is_product(value: Array) -> Array:

@@ -265,6 +265,9 @@ class Trace(TorchDispatchMode):
             shifted = any(labelled) and not at_zero.stays(call, zero)
         elif call.name in _SILENCING:
             shifted = call.name in _NORMS and call.get("weight") is None
+        elif call.name in ("bmm", "baddbmm"):  # as with mul, one side is enough
+            labelled = [t for t in tensors if self.of(t).fields]
+            shifted = bool(labelled) and all(self.shifted(t) for t in labelled)
         else:
             shifted = "softmax" in call.name or not self._shifted.isdisjoint(map(id, tensors))
         if shifted:
