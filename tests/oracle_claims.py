@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -42,11 +43,6 @@ class Case(NamedTuple):
     def of(cls, program: Program, kinds: Collection[str] = ()) -> Case:
         return cls(program, frozenset(minimal_removals(program)), frozenset(kinds))
 
-    def analysis(self) -> tuple[Net, rg.Structure]:
-        """A new network and its structure."""
-        net = Net(self.program)
-        return net, rg.analyze(net, self.program.example())
-
 
 def indices(axis: rg.Axis, units: Sequence[int]) -> Removal:
     """All that belongs to some units."""
@@ -60,7 +56,8 @@ def units_of(axis: rg.Axis) -> list[Removal]:
 
 def differences(case: Case, complete: bool = True) -> Iterator[str]:
     """All of the below."""
-    net, structure = case.analysis()
+    net = Net(case.program)
+    structure = rg.analyze(net, case.program.example())
     yield from wrong_units(case, structure)
     if complete:
         yield from missing_units(case, structure)
@@ -68,10 +65,10 @@ def differences(case: Case, complete: bool = True) -> Iterator[str]:
     yield from wrong_roles(case, structure)
     for axis in structure.axes:
         if axis.prunable:
-            yield from wrong_pruning(case, axis.name, _some(axis))
+            yield from wrong_pruning(net, axis, _some(axis))
         if axis.growable:
-            yield from wrong_growth(case, axis.name, 1)
-            yield from wrong_growth(case, axis.name, 2)
+            yield from wrong_growth(net, axis, 1)
+            yield from wrong_growth(net, axis, 2)
 
 
 def wrong_units(case: Case, structure: rg.Structure) -> Iterator[str]:
@@ -151,58 +148,75 @@ def wrong_roles(case: Case, structure: rg.Structure) -> Iterator[str]:
                 yield f"{entry.name}[{entry.dim}] of {axis} has the role {entry.role!r}, not {sorted(expected)}"
 
 
+@contextmanager
+def _undone(edit: rg.Edit) -> Iterator[rg.Edit]:
+    try:
+        yield edit
+    finally:
+        edit.undo_()
+
+
 def _output(net: Net, x: Tensor) -> Tensor:
     with torch.no_grad():
         return net(x)
 
 
-def wrong_pruning(case: Case, name: str, units: list[int]) -> Iterator[str]:
+def _silent(net: Net, axis: rg.Axis, units: list[int], x: Tensor) -> Tensor:
+    """The output when units are silent; the network is left as it was."""
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    axis.silence_(units)
+    out = _output(net, x)
+    net.load_state_dict(before)
+    return out
+
+
+def wrong_pruning(net: Net, axis: rg.Axis, units: list[int]) -> Iterator[str]:
     """Pruning for real leaves what the reference does; where the axis is exact, silent units leave unseen."""
-    (net, structure), (silent, with_silent) = case.analysis(), case.analysis()
-    program, x, axis = case.program, case.program.example(), structure[name]
+    program, x, name = net.program, net.program.example(), str(axis)
     labels = indices(axis, units) & frozenset(program.labels())
     reference = reference_of(net, program, presence(program, [labels]), len(x))
-    with_silent[name].silence_(units)
-    before = _output(silent, x)
-    try:
-        rg.prune_(axis, units)
-        rg.prune_(with_silent[name], units)
-        values = net.values(x)
-    except RuntimeError as error:
-        yield f"{axis} without {units} fails: {error}"
-        return
+    silent = _silent(net, axis, units, x)
+    with _undone(rg.prune_(axis, units)):
+        try:
+            values = net.values(x)
+        except RuntimeError as error:
+            yield f"{name} without {units} fails: {error}"
+            return
     if len(reference.removals) and not agrees(values, reference, 0):
-        yield f"{axis} without {units} isn't what is left"
-    if axis.exact and (_output(silent, x) - before).abs().max() > EXACT:
-        yield f"{axis} is exact, but {units} don't leave unseen"
+        yield f"{name} without {units} isn't what is left"
+    if axis.exact and (values[-1] - silent).abs().max() > EXACT:
+        yield f"{name} is exact, but {units} don't leave unseen"
 
 
-def wrong_growth(case: Case, name: str, count: int) -> Iterator[str]:
+def wrong_growth(net: Net, axis: rg.Axis, count: int) -> Iterator[str]:
     """What was there is what is left of the grown network without its new units; if exact, they come unseen."""
-    net, structure = case.analysis()
-    program, x, axis = case.program, case.program.example(), structure[name]
+    x, name = net.program.example(), f"{axis} and {count} more"
     before = net.values(x)
-    try:
-        edit = rg.grow_(axis, count, generator=torch.Generator().manual_seed(0))
-        after = _output(net, x)
-        new = list(edit.new)
-        reference = _without(net, program, axis, new)
-        one_each = [_without(net, program, axis, [unit]) for unit in (*new, 0)]
-    except (RuntimeError, ValueError) as error:
-        yield f"{axis} with {count} more fails: {error}"
-        return
-    if not _takes(reference, indices(axis, new)):
-        yield f"{axis} with {count} more isn't what was there and something new"
-    elif not right(net, program, reference, 0, len(x)) or not agrees(before, reference, 0):
-        yield f"{axis} with {count} more isn't what was there"
-    elif not all(_takes(r, indices(axis, [u])) for r, u in zip(one_each, (*new, 0), strict=True)):
-        yield f"{axis} with {count} more: the new units aren't one by one what must go together"
+    with _undone(rg.grow_(axis, count, generator=torch.Generator().manual_seed(0))) as edit:
+        try:
+            after = _output(net, x)
+            yield from (f"{name} {what}" for what in _strange(net, axis, list(edit.new), before))
+        except (RuntimeError, ValueError) as error:
+            yield f"{name} fails: {error}"
+            return
     if axis.exact and (after - before[-1]).abs().max() > EXACT:
-        yield f"{axis} is exact, but {count} more are seen"
+        yield f"{name} is exact, but they are seen"
 
 
-def _without(net: Net, program: Program, axis: rg.Axis, units: Sequence[int]) -> Reference:
+def _strange(net: Net, axis: rg.Axis, new: list[int], before: Sequence[Tensor]) -> Iterator[str]:
+    """A grown network against what it was, by the reference, and each new unit by itself."""
+    old = _without(net, axis, new)
+    if not _takes(old, indices(axis, new)):
+        yield "isn't what was there and something new"
+    elif not right(net, net.program, old, 0, DRAWS[0][1]) or not agrees(before, old, 0):
+        yield "isn't what was there"
+    elif not all(_takes(_without(net, axis, [unit]), indices(axis, [unit])) for unit in (*new, 0)):
+        yield "has new units that aren't what goes together"
+
+
+def _without(net: Net, axis: rg.Axis, units: Sequence[int]) -> Reference:
     """The reference of a grown network without some units."""
+    program = net.program
     sizes = {name: tensor.shape for name, tensor in net.state_dict().items()}
     present = {(name, d): np.ones((1, sizes[name][d]), bool) for name, spec in program.specs() for d in spec.labelled}
     for name, dim, index in indices(axis, units):

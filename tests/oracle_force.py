@@ -27,7 +27,7 @@ TOLERANCE = 1e-9
 
 def held_of(net: Net) -> dict[tuple[int, str], int]:
     """The integers that a network's blocks hold now."""
-    blocks = enumerate(zip(net._program.blocks, net.blocks.values(), strict=True))
+    blocks = enumerate(zip(net.program.blocks, net.blocks.values(), strict=True))
     return {(i, name): getattr(block, name) for i, (spec, block) in blocks for name in spec.held}
 
 

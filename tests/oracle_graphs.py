@@ -53,6 +53,18 @@ class Step(NamedTuple):
     args: tuple[Any, ...] = ()
 
 
+def outputs(step: Step) -> int:
+    """How many values a step gives."""
+    match step.op:
+        case "split":
+            return len(step.args[0])
+        case "chunk":
+            return step.args[0]
+        case "unbind":
+            return step.args[1]
+    return 1
+
+
 class Spec(NamedTuple):
     """A parameter: ``labelled`` dimensions are decided by trial; the others are fixed, or follow what they meet."""
 
@@ -106,7 +118,7 @@ class Program:
             lines.append(f"{path(number)}: {block.held or ''}")
             lines += [f"  {name}: {spec.shape} labelled {spec.labelled}" for name, spec in block.params.items()]
             for step in block.steps:
-                count = len(step.args[0]) if step.op == "split" else step.args[0] if step.op == "chunk" else 1
+                count = outputs(step)
                 names = ", ".join(f"v{value + 1 + i}" for i in range(count))
                 given = ", ".join([*(f"v{i}" for i in step.inputs), *step.params, *map(str, step.args)])
                 lines.append(f"  {names} = {step.op}({given})")
@@ -153,11 +165,16 @@ class Net(nn.Module):
 
     def __init__(self, program: Program, seed: int = 0) -> None:
         super().__init__()
-        self._program = program  # no attribute that counts anything
+        self._program = program
         generator = torch.Generator().manual_seed(seed)
         self.blocks = nn.ModuleDict(
             {path(i).rpartition(".")[2]: Block(spec, generator) for i, spec in enumerate(program.blocks)}
         )
+
+    @property
+    def program(self) -> Program:
+        """The program; as an attribute it would hold integers that could be taken for sizes."""
+        return self._program
 
     def values(self, x: Tensor) -> list[Tensor]:
         """Everything that is computed on the way to the output, which is the last."""
@@ -248,6 +265,9 @@ _TORCH: Mapping[str, Callable[..., Any]] = {
     "repeat": lambda s, x, times: x.repeat(times),
     "repeat_interleave": lambda s, x, times, dim: x.repeat_interleave(times, dim),
     "slice": _slice,
+    "select": lambda s, x, dim, index: x.select(dim, index),
+    "unbind": lambda s, x, dim, count: x.unbind(dim),
+    "expand": lambda s, x, dim, times: x.unsqueeze(dim).expand([-1] * dim + [times] + [-1] * (x.ndim - dim)),
     "stack": lambda s, x, y, dim: torch.stack([x, y], dim),
     "glu": lambda s, x: F.glu(x, -1),
     "pad": lambda s, x, before, after: F.pad(x, (before, after)),

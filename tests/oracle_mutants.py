@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from oracle_graphs import BlockSpec, Held, Kept, Program, Size, Spec, Step
+from oracle_graphs import BlockSpec, Held, Kept, Program, Size, Spec, Step, outputs
 from regrow.structure import prove
 from regrow.structure import trace as tracing
 from regrow.structure.axis import Axis, Verdict
@@ -27,7 +27,7 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 def _program(steps: Sequence[Step], params: Mapping[str, Spec], width: int, **held: int) -> Program:
     """Steps, and at last a linear layer that reads the last value, which is of that width."""
-    value = sum(step.args[0] if step.op == "chunk" else 1 for step in steps)
+    value = sum(map(outputs, steps))
     last = BlockSpec([Step("linear", (value,), ("o", "p"))], {"o": Spec((2, width)), "p": Spec((2,))})
     return Program([BlockSpec(list(steps), dict(params), held), last])
 

@@ -210,6 +210,34 @@ def _tied(b: Builder) -> list[int]:
     return [b.emit("linear_back", inner, params=(weight,))]
 
 
+def _twice(b: Builder) -> list[int]:
+    """A square layer that is applied twice."""
+    one = b.base()
+    layer = b.param(b.width(one), b.width(one), labelled=(0,)), b.param(b.width(one))
+    return [b.emit("linear", b.emit("tanh", b.emit("linear", one, params=layer)), params=layer)]
+
+
+def _gram(b: Builder) -> list[int]:
+    """Every feature with every other."""
+    one = b.base(lambda width: width <= 4)
+    pairs = b.emit("matmul", b.emit("permute", one, args=((0, 2, 1),)), one)
+    return [b.emit("view", pairs, args=((Kept(0), 1, -1),))]
+
+
+def _unbound(b: Builder) -> list[int]:
+    one = b.base(_even)
+    pieces = b.emit("unbind", b.apart(one, 2), args=(2, 2))
+    if b.choose(2):
+        return [b.emit("mul", pieces, b.emit("sigmoid", pieces + 1))]
+    return [pieces, b.emit("tanh", pieces + 1)]
+
+
+def _positions(b: Builder) -> list[int]:
+    """What is added differs from time to time."""
+    one = b.base()
+    return [b.emit("shifted", one, params=(b.param(b.shape(one)[1], b.width(one)),))]
+
+
 def _low_rank(b: Builder) -> list[int]:
     one = b.base()
     weight, inner = b.param(3, 3, labelled=(0, 1)), b.param(3, b.width(one))
@@ -304,6 +332,12 @@ PARTS: dict[str, Kind] = {
     "softmax": Kind("softmax", lambda b: [b.emit("softmax", b.base(), args=(-1,))]),
     "sigmoid": Kind("sigmoid", lambda b: [b.emit("sigmoid", b.base())]),
     "tied": Kind("linear_back", _tied),
+    "twice": Kind("linear", _twice),
+    "gram": Kind("matmul", _gram),
+    "unbound": Kind("unbind", _unbound),
+    "positions": Kind("shifted", _positions),
+    "row picked": Kind("select", _rows(lambda b, v, dim: b.emit("select", v, args=(dim, b.choose(2) - 1)))),
+    "expanded": Kind("expand", lambda b: [b.together(b.emit("expand", b.base(), args=(2, 2)))]),
     "low rank": Kind("low_rank", _low_rank),
     "centred": Kind("centred", _centred),
     "sum of rows": Kind("sum", _rows(lambda b, v, dim: b.emit("sum", v, args=(dim, False)))),

@@ -56,7 +56,7 @@ _SIZES: list[tuple[Any, Sizes]] = [
     (_ConvNd, _convolution),
     (_BatchNorm, _batch_norm),
     ((nn.LayerNorm, nn.RMSNorm), lambda m: {} if m.weight is None else {"normalized_shape": tuple(m.weight.shape)}),
-    (nn.GroupNorm, lambda m: {"num_channels": len(m.weight)}),
+    (nn.GroupNorm, lambda m: {} if m.weight is None else {"num_channels": len(m.weight)}),
     (
         (nn.Embedding, nn.EmbeddingBag),
         lambda m: {"num_embeddings": m.weight.shape[0], "embedding_dim": m.weight.shape[1]},

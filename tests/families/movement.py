@@ -188,7 +188,7 @@ FAMILIES = [
         applied(lambda h: h + h.tanh().flip(-1)),
         vectors(),
         """
-        first | neuron 4 | stream ungrowable | first.{weight,bias} last.weight:1
+        first | neuron 4 | stream | first.{weight,bias} last.weight:1
     """,
     ),
     # Three places of eight aren't three of seven.

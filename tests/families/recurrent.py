@@ -213,7 +213,7 @@ FAMILIES = [
         tokens(),
         """
         first | neuron 8 | stream         | {first,steps}.{weight,bias} {steps,b,c,last}.weight:1 {rates,skip}
-        b     | neuron 3 | stream inexact | {b,c}.{weight,bias} rates:1
+        b     | neuron 3 | stream         | {b,c}.{weight,bias} rates:1
     """,
     ),
 ]

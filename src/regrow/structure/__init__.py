@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .accepted import NoOutput, check_example, check_model, check_opened, check_outputs, explained
-from .assemble import Frozen, assemble, without_immovable
+from .assemble import Frozen, Reasons, assemble, without_immovable
 from .axis import KINDS, TAGS, Axis, Count, Entry, Verdict
 from .boundary import Boundary
 from .example import Example, named_tensors, tensors_in
@@ -196,8 +196,8 @@ def analyze(
     check_opened(model, grow_outputs)
     with untouched(model):
         analysis = _trace(model, positional, kwargs, Boundary(grow_outputs))
-        axes, frozen = analysis.prove()
-    axes, frozen = without_immovable(axes, frozen)
+        axes, reasons = analysis.prove()
+    axes, frozen = without_immovable(axes, reasons)
     return Structure(model, axes, frozen, analysis.trace, (positional, kwargs))
 
 
@@ -244,14 +244,14 @@ class _Analysis:
         growing = {d for f in opened for d in f.dims}
         return tuple(-1 if d in growing else n for d, n in enumerate(out.shape))
 
-    def prove(self) -> tuple[tuple[Axis, ...], tuple[Frozen, ...]]:
-        """The axes that stand the trials."""
+    def prove(self) -> tuple[tuple[Axis, ...], Reasons]:
+        """The axes that stand the trials, and why other indices can't change."""
         trials = Trials(self.model, self.example, self.trace, self.journals)
         axes = Proof(trials, self._solved(), self._joined).run()
-        return tuple(axes), self.frozen
+        return tuple(axes), self.reasons
 
     def _solved(self) -> tuple[Axis, ...]:
-        axes, self.frozen = assemble(self.model, self.trace, solve(self.trace.relations))
+        axes, self.reasons = assemble(self.model, self.trace, solve(self.trace.relations))
         return axes
 
     def _joined(self, pairs: Iterable[tuple[Source, Source]]) -> tuple[Axis, ...]:

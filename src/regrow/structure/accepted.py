@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from .axis import holder, read_as
 from .example import Example, named_tensors
 from .running import plain_kernels, swapped
 
@@ -98,7 +99,8 @@ def check_opened(model: nn.Module, opened: Any) -> None:
         *(name for name, _ in model.named_parameters(remove_duplicate=False)),
         *(name for name, _ in model.named_buffers(remove_duplicate=False)),
     ]
-    names = dict.fromkeys(name for tensor in held for name in (tensor.rpartition(".")[0], tensor))
+    tensors = dict.fromkeys(name for tensor in held for name in (tensor, read_as(tensor)))
+    names = dict.fromkeys(name for tensor in tensors for name in (holder(tensor), tensor))
     for pattern in patterns:
         if not filter_names(names, pattern):
             known = ", ".join(name for name in names if name)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from .axis import BOUNDARY, TAGS, Axis, Count, Entry, Verdict
+from .axis import BOUNDARY, TAGS, Axis, Count, Entry, Verdict, holder, read_as
 from .boundary import Given, name_of_input
 from .closure import distinct
-from .declared import declares_sizes
+from .declared import declared_sizes, declares_sizes
 from .integers import Integer, integers
 from .maps import regular_run
-from .relations import Source
+from .relations import PythonSize, Source
 from .roles import roles
 from .solve import Solution
 from .trace import Trace
@@ -31,12 +32,37 @@ class Frozen:
     reason: str
 
 
-def assemble(model: nn.Module, trace: Trace, solution: Solution) -> tuple[tuple[Axis, ...], tuple[Frozen, ...]]:
-    """All axes in execution order, and what is frozen."""
+class Reasons:
+    """For each index of each dimension of each tensor why it can't change."""
+
+    def __init__(self) -> None:
+        self.numbers = {"goes only together with what can't change": 0}  # texts, numbered
+        self.of: dict[tuple[str, int], np.ndarray] = {}  # a number for each index; 0 where no reason was given
+
+    def number(self, text: str) -> int:
+        """The number of a text."""
+        return self.numbers.setdefault(text, len(self.numbers))
+
+    def give(self, place: Entry, text: str) -> None:
+        """Say why what follows an axis there can't change after all."""
+        self.of[place.key][place.unit_of.numpy() >= 0] = self.number(text)
+
+    def frozen(self, axes: Sequence[Axis]) -> Iterator[Frozen]:
+        """What is in none of these axes."""
+        texts = list(self.numbers)
+        free = {key: np.zeros(len(numbers), bool) for key, numbers in self.of.items()}
+        for entry in (entry for axis in axes for entry in axis.entries):
+            free[entry.key] |= entry.unit_of.numpy() >= 0
+        for (name, dim), numbers in self.of.items():
+            found, firsts, counts = np.unique(numbers[~free[name, dim]], return_index=True, return_counts=True)
+            for i in np.argsort(firsts):
+                yield Frozen(name, dim, int(counts[i]), texts[found[i]])
+
+
+def assemble(model: nn.Module, trace: Trace, solution: Solution) -> tuple[tuple[Axis, ...], Reasons]:
+    """All axes in execution order, and why other indices can't change."""
     assembly = _Assembly(model, trace, solution)
-    axes = sorted(assembly.axes(), key=lambda axis: trace.order[_first(axis).name])
-    _name(axes)
-    return tuple(axes), tuple(assembly.frozen())
+    return tuple(sorted(assembly.axes(), key=assembly.when)), assembly.reasons()
 
 
 class _Assembly:
@@ -49,6 +75,7 @@ class _Assembly:
         self.sources = sorted(used, key=lambda source: (trace.order[source.tensor], source.dim))
         self.roles = roles(trace, dict(model.named_parameters()))
         self.names = {module: name for name, module in model.named_modules()}
+        self.starts = {(source.tensor, source.dim): source.start for source in trace.sources}
 
     def axes(self) -> Iterator[Axis]:
         """All axes, without names and in no order."""
@@ -56,19 +83,25 @@ class _Assembly:
             for member_of, size, touched in self._split_by_footprint(classes, units):
                 yield self._axis(member_of, size, touched)
 
-    def frozen(self) -> Iterator[Frozen]:
-        """Indices that are in no axis, with the first reason given for each."""
-        notes = self.solution.frozen
+    def when(self, axis: Axis) -> tuple[int, ...]:
+        """Axes are ordered by the call that reads their first tensor, then as they lie in it, the outer ones first."""
+        first = _first(axis)
+        begin = self.starts[first.key] + int((first.unit_of >= 0).int().argmax())
+        return self.trace.order[first.name], begin, -first.run
+
+    def reasons(self) -> Reasons:
+        """The first reason given for each index that can't change."""
+        found, notes = Reasons(), self.solution.frozen
+        numbers = np.array([*map(found.number, notes.texts), 0])
         for source in self.trace.sources:
             if source.tensor in self.given:
                 continue
-            if source.tensor not in self.trace.order:
-                yield Frozen(source.tensor, source.dim, source.size, "no traced call reads it")
-                continue
-            given = notes.of[self._classes(source)]
-            reasons, firsts, counts = np.unique(given[given >= 0], return_index=True, return_counts=True)
-            for i in np.argsort(firsts):
-                yield Frozen(source.tensor, source.dim, int(counts[i]), notes.texts[reasons[i]])
+            if source.tensor in self.trace.order:
+                here = numbers[notes.of[self._classes(source)]]
+            else:
+                here = np.full(source.size, found.number("no traced call reads it"))
+            found.of[source.tensor, source.dim] = here
+        return found
 
     def _classes(self, source: Source) -> np.ndarray:
         return self.solution.classes[source.start : source.start + source.size]
@@ -167,15 +200,19 @@ class _Assembly:
             if not (unit_of >= 0).any():
                 continue
             run = regular_run(unit_of, int(unit_of.max()) + 1)
-            owner = self.model.get_submodule(size.owner) if size.argument else None
-            holders = [m for m in dict.fromkeys([size.running, owner]) if m is not None]
-            known = size.integer is not None and size.running is not None
-            found = [(size.running, size.integer)] if known else _integers_called(holders, size.argument, len(unit_of))
-            for module, integer in found:
+            for module, integer in self._integers_of(size):
                 count = Count(torch.from_numpy(unit_of), run, self.names[module], integer)
                 if count.key not in seen:
                     seen.add(count.key)
                     yield count
+
+    def _integers_of(self, size: PythonSize) -> list[tuple[nn.Module, Integer]]:
+        if size.integer is not None and size.running is not None:
+            by_itself = size.integer.attribute in declared_sizes(size.running)
+            return [] if by_itself else [(size.running, size.integer)]
+        owner = self.model.get_submodule(size.owner) if size.argument else None
+        holders = [m for m in dict.fromkeys([size.running, owner]) if m is not None]
+        return _integers_called(holders, size.argument, len(size.labels))
 
 
 def _integers_called(modules: list[nn.Module], argument: str, value: int) -> list[tuple[nn.Module, Integer]]:
@@ -190,25 +227,33 @@ def _first(axis: Axis) -> Entry:
     return (axis.with_role("out", "tied") or axis.entries)[0]
 
 
-def _name(axes: list[Axis]) -> None:
-    """Name axes by the module of their first producer; where that isn't unique by the tensor, …"""
-    given = [axis.name for axis in axes]
-    waiting = [axis for axis in axes if not axis.name or given.count(axis.name) > 1]
-    for form in (_by_module, _by_tensor, _by_dimension):
+def _name(axes: Sequence[Axis]) -> None:
+    """Name axes as the rules call them, or by the module of their first producer; where that isn't unique by the
+    tensor, its dimension, or a number."""
+    waiting, taken = list(axes), set()
+    for form in (_as_called, _by_module, _by_tensor, _by_dimension):
         names = [form(axis) for axis in waiting]
+        unique = {name for name, times in Counter(names).items() if name and times == 1} - taken
         for axis, name in zip(waiting, names, strict=True):
             axis.name = name
-        waiting = [a for a, n in zip(waiting, names, strict=True) if not n or names.count(n) > 1]
-    for number, axis in enumerate(waiting):
+        waiting = [axis for axis in waiting if axis.name not in unique]
+        taken |= unique
+    numbers: Counter[str] = Counter()
+    for axis in waiting:
+        number, numbers[axis.name] = numbers[axis.name], numbers[axis.name] + 1
         axis.name += f"#{number}"
 
 
+def _as_called(axis: Axis) -> str:
+    return axis.name
+
+
 def _by_module(axis: Axis) -> str:
-    return _first(axis).name.rpartition(".")[0]
+    return holder(_by_tensor(axis))
 
 
 def _by_tensor(axis: Axis) -> str:
-    return _first(axis).name
+    return read_as(_first(axis).name)
 
 
 def _by_dimension(axis: Axis) -> str:
@@ -216,13 +261,12 @@ def _by_dimension(axis: Axis) -> str:
     return f"{first.name}[{first.dim}]"
 
 
-def without_immovable(
-    axes: tuple[Axis, ...], frozen: tuple[Frozen, ...]
-) -> tuple[tuple[Axis, ...], tuple[Frozen, ...]]:
-    """Axes that turned out neither to shrink nor to grow are frozen."""
+def without_immovable(axes: tuple[Axis, ...], reasons: Reasons) -> tuple[tuple[Axis, ...], tuple[Frozen, ...]]:
+    """The axes that turned out to shrink or to grow, with their names; what is in none of them is frozen."""
     kept = tuple(axis for axis in axes if axis.prunable or axis.growable)
     stuck = [axis for axis in axes if not axis.prunable and not axis.growable]
-    found = [
-        Frozen(e.name, e.dim, int((e.unit_of >= 0).sum()), axis.prunable.reason) for axis in stuck for e in axis.entries
-    ]
-    return kept, (*frozen, *found)
+    for axis in sorted(reversed(stuck), key=lambda axis: axis.size > 1):  # the first counts; being alone says least
+        for entry in axis.entries:
+            reasons.give(entry, axis.prunable.reason)
+    _name(kept)
+    return kept, tuple(reasons.frozen(kept))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,20 @@ BOUNDARY = frozenset({"input", "output"})
 #: What an axis is made of, and what it may be besides.
 KINDS = ("neuron", "head", "feature")
 TAGS = frozenset({"group", "stream", "embedding", *BOUNDARY})
+
+
+def holder(tensor: str) -> str:
+    """The name of the module that a tensor of that name belongs to."""
+    return tensor.rpartition(".")[0]
+
+
+def read_as(tensor: str) -> str:
+    """The name by which a layer's code reads a tensor: what a parametrisation keeps is read as what it computes.
+
+    >>> read_as("last.parametrizations.weight.original"), read_as("last.bias")
+    ('last.weight', 'last.bias')
+    """
+    return re.sub(r"(^|\.)parametrizations\.([^.]+)\..*", r"\1\2", tensor)
 
 
 @dataclass(eq=False)
@@ -198,9 +213,8 @@ class Axis:
     @property
     def producers(self) -> tuple[str, ...]:
         """Names of the modules and tensors that this axis can be asked for by, the naming one first."""
-        return tuple(
-            dict.fromkeys(n for e in self.with_role("out", "tied") for n in (e.name.rpartition(".")[0], e.name) if n)
-        )
+        tensors = [name for e in self.with_role("out", "tied") for name in dict.fromkeys((read_as(e.name), e.name))]
+        return tuple(dict.fromkeys(n for tensor in tensors for n in (holder(tensor), tensor) if n))
 
     def check_units(self, units: Iterable[int]) -> list[int]:
         """``units`` as a sorted list of distinct indices of this axis.

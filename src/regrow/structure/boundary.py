@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .axis import Place
+from .axis import Place, holder, read_as
 from .maps import PlaceMap
 
 Opened = bool | str | Sequence[str]
@@ -37,7 +37,8 @@ class Boundary:
         if isinstance(self.opened, bool):
             return self.opened
         patterns = [self.opened] if isinstance(self.opened, str) else self.opened
-        return any(fnmatchcase(name, p) for p in patterns for name in (tensor, tensor.rpartition(".")[0]))
+        names = [name for t in (tensor, read_as(tensor)) for name in (t, holder(t))]
+        return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 @dataclass(eq=False)

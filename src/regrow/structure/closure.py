@@ -104,7 +104,7 @@ class Block:
         self.rectangles: list[np.ndarray] = []
 
     def families(self) -> list[np.ndarray]:
-        """Closed families from each dimension of each rectangle, and from each row of slab labels.
+        """Closed families from each dimension of each rectangle, from slab labels, and from what is in rows only.
 
         Units that hold something frozen, or all of a unit that was found before, are left out.
         """
@@ -118,6 +118,11 @@ class Block:
         for slab, _ in self.slabs:
             if not any(_runs_along(family[slab], 0) for family in self.found):
                 self._close(slab, np.arange(len(slab)))
+        alone = np.ones(len(self.members), bool)
+        for labels in (*self.rectangles, *(slab for slab, _ in self.slabs)):
+            alone[labels] = False
+        if alone.any():
+            self._close(np.flatnonzero(alone), np.arange(int(alone.sum())))
         return self.found
 
     def _close(self, where: np.ndarray, units: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ def _group_norm(m: nn.GroupNorm) -> dict[str, Any]:
     return {} if m.weight is None else {"num_channels": m.weight.shape[0]}
 
 
-def _embedding(m: nn.Embedding) -> dict[str, Any]:
+def _embedding(m: nn.Embedding | nn.EmbeddingBag) -> dict[str, Any]:
     return {"num_embeddings": m.weight.shape[0], "embedding_dim": m.weight.shape[1]}
 
 
@@ -45,14 +46,25 @@ def _recurrent(m: nn.RNNBase) -> dict[str, Any]:
     first, recurrent = (cast(Tensor, getattr(m, name)) for name in ("weight_ih_l0", "weight_hh_l0"))
     sizes = {"input_size": first.shape[1]}
     if m.proj_size:
-        sizes["proj_size"] = recurrent.shape[1]
+        sizes["proj_size"], sizes["hidden_size"] = cast(Tensor, m.weight_hr_l0).shape
     else:
         sizes["hidden_size"] = recurrent.shape[1]
     return sizes
 
 
+def _recurrent_cell(m: nn.RNNCellBase) -> dict[str, Any]:
+    return {"input_size": m.weight_ih.shape[1], "hidden_size": m.weight_hh.shape[1]}
+
+
+def _bilinear(m: nn.Bilinear) -> dict[str, Any]:
+    out, one, other = m.weight.shape
+    return {"in1_features": one, "in2_features": other, "out_features": out}
+
+
 def _attention(m: nn.MultiheadAttention) -> dict[str, Any]:
-    return {"embed_dim": m.out_proj.weight.shape[0]}
+    width = m.out_proj.weight.shape[0]
+    key, value = (width if w is None else w.shape[1] for w in (m.k_proj_weight, m.v_proj_weight))
+    return {"embed_dim": width, "head_dim": width // m.num_heads, "kdim": key, "vdim": value}
 
 
 _DECLARED: list[tuple[type | tuple[type, ...], Callable[[Any], dict[str, Any]]]] = [
@@ -61,22 +73,28 @@ _DECLARED: list[tuple[type | tuple[type, ...], Callable[[Any], dict[str, Any]]]]
     (_NormBase, _batch_norm),
     ((nn.LayerNorm, nn.RMSNorm), _normalized_shape),
     (nn.GroupNorm, _group_norm),
-    (nn.Embedding, _embedding),
+    ((nn.Embedding, nn.EmbeddingBag), _embedding),
     (nn.PReLU, _prelu),
     (nn.RNNBase, _recurrent),
+    (nn.RNNCellBase, _recurrent_cell),
+    (nn.Bilinear, _bilinear),
     (nn.MultiheadAttention, _attention),
 ]
 
 
 def declares_sizes(module: nn.Module) -> bool:
     """Whether the sizes that a module keeps are known by the shapes of its tensors."""
-    return any(isinstance(module, kind) for kind, _ in _DECLARED)
+    has_tensors = next(chain(module.parameters(), module.buffers()), None) is not None
+    return has_tensors and any(isinstance(module, kind) for kind, _ in _DECLARED)
+
+
+def declared_sizes(module: nn.Module) -> dict[str, Any]:
+    """The sizes that a module keeps as attributes, as its tensors tell them."""
+    return {k: v for kind, sizes in _DECLARED if isinstance(module, kind) for k, v in sizes(module).items()}
 
 
 def outdated_sizes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Attributes that no longer say what the module's tensors are, with what they should be."""
-    for kind, sizes in _DECLARED:
-        if isinstance(module, kind):
-            for attribute, value in sizes(module).items():
-                if getattr(module, attribute) != value:
-                    yield attribute, value
+    for attribute, value in declared_sizes(module).items():
+        if getattr(module, attribute) != value:
+            yield attribute, value

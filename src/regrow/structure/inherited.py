@@ -81,18 +81,18 @@ def inherited(
     return values
 
 
-def _summed(codes: np.ndarray | np.int64) -> np.ndarray | np.int64:
+def _summed(codes: np.ndarray) -> np.ndarray:
     """The code of what is fresh by several axes: the sum of theirs, but never zero."""
     return np.where(codes > 0, (codes - 1) % CODE + 1, 0)
 
 
 def mixed(parts: Sequence[np.ndarray]) -> np.ndarray:
     """A fingerprint for each combination; what is fresh by one part alone keeps its code."""
-    result, code = np.int64(1), np.int64(0)
+    result, code = np.ones(1, np.int64), np.zeros(1, np.int64)
     for part in parts:
         result = (result ^ (part >> _SHIFT)) * _MIX
         code = code + (part & CODE)
-    return (result << _SHIFT) | _summed(code)
+    return np.bitwise_or(result << _SHIFT, _summed(code))
 
 
 class Inherited(Relations):

@@ -154,9 +154,10 @@ def integers_as_sizes(model: nn.Module) -> Iterator[None]:
     seen: set[tuple[int, str, Any]] = set()
     try:
         for module in model.modules():
-            if (declares_sizes(module) and not list(module.children())) or isinstance(module, torch.jit.ScriptModule):
-                continue  # these follow by themselves
-            for found in list(integers(module)):
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            declared = declares_sizes(module) and not list(module.children())
+            for found in [i for i in integers(module) if not declared or i.item is None]:
                 key = (id(found.holder), found.attribute, found.item)
                 if key not in seen:
                     seen.add(key)

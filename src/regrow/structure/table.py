@@ -9,9 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from .axis import Axis, Entry, holder, read_as
+
 if TYPE_CHECKING:
     from . import Structure
-    from .axis import Axis
 
 WIDTH = 110
 
@@ -35,9 +36,14 @@ def table(structure: Structure) -> str:
 
 
 def _together(axis: Axis) -> str:
-    made = dict.fromkeys(e.name.rpartition(".")[0] or e.name for e in axis.entries if e.role != "in")
-    read = dict.fromkeys(e.name.rpartition(".")[0] or e.name for e in axis.with_role("in"))
+    made = dict.fromkeys(_owner(e) for e in axis.entries if e.role != "in")
+    read = dict.fromkeys(map(_owner, axis.with_role("in")))
     return f"{_some(list(made))} → {_some(list(read)) or '–'}"
+
+
+def _owner(entry: Entry) -> str:
+    tensor = read_as(entry.name)
+    return holder(tensor) or tensor
 
 
 def _remarks(axis: Axis) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .relations import Field, PythonSize
-from .sizes import Kept, Origin, Shape, Size
+from .sizes import Kept, Origin, Shape, Size, SizeMode
 
 if TYPE_CHECKING:
     from .trace import Call, Trace
@@ -32,9 +32,17 @@ def note_sizes(trace: Trace, call: Call, sizes: Sequence[int], shape: Sequence[i
                 tie(trace, fld, dim, size)
 
 
+def note_parts(trace: Trace, known: SizeMode, sizes: Sequence[int], parts: Sequence[Sequence[Field]], dim: int) -> None:
+    """As :func:`note_sizes`, for the parts that one dimension is cut into."""
+    for number, fields in enumerate(parts):
+        for size in known.of(sizes, number):
+            for fld in (f for f in fields if dim in f.dims):
+                tie(trace, fld, dim, size)
+
+
 def _note_value(trace: Trace, call: Call, fld: Field, dim: int) -> None:
     """All that is known is the size itself: an integer of the running module that is the same may have to follow."""
-    _, labels = _along(trace, fld, dim)
+    _, labels = lying_along(trace, fld, dim)
     if len(labels) in trace.integers_of(call.module):
         trace.relations.sizes.append(PythonSize(call.module, "", "", labels))
 
@@ -43,13 +51,13 @@ def cut_freely(trace: Trace, call: Call, fld: Field, dim: int) -> bool:
     """Whether a dimension is cut at places that are known from elsewhere, so that no part has to be like another."""
     if trace.sizes is None or call.name not in ("slice", "split_with_sizes"):
         return False
-    own, _ = _along(trace, fld, dim)
+    own, _ = lying_along(trace, fld, dim)
     origins = [origin for size in trace.sizes.given if isinstance(size, Size) for origin in size.origins]
     return bool(origins) and all(isinstance(o.of, Kept) or not _holds(trace, o.of, own) for o in origins)
 
 
 def _holds(trace: Trace, shape: Shape, labels: np.ndarray) -> bool:
-    own = trace.relations.bases(_along(trace, shape.fld, shape.dim)[1])
+    own = trace.relations.bases(lying_along(trace, shape.fld, shape.dim)[1])
     return bool(np.isin(own, trace.relations.bases(labels)).any())
 
 
@@ -60,7 +68,7 @@ def tie(trace: Trace, fld: Field, dim: int, size: Size) -> None:
 
 
 def _tie(trace: Trace, fld: Field, dim: int, size: int, origin: Origin) -> None:
-    whole, distinct = _along(trace, fld, dim)
+    whole, distinct = lying_along(trace, fld, dim)
     if origin.value == len(whole):
         labels = whole
     elif origin.value == len(distinct):
@@ -78,7 +86,7 @@ def _tie(trace: Trace, fld: Field, dim: int, size: int, origin: Origin) -> None:
 
 def _equate(trace: Trace, labels: np.ndarray, shape: Shape) -> None:
     """A dimension of another tensor that is as long has to stay so, place by place."""
-    whole, distinct = _along(trace, shape.fld, shape.dim)
+    whole, distinct = lying_along(trace, shape.fld, shape.dim)
     if np.isin(trace.relations.bases(distinct), trace.relations.bases(labels)).any():
         return  # it is the same dimension, and follows by itself
     if len(whole) == len(labels):
@@ -87,7 +95,7 @@ def _equate(trace: Trace, labels: np.ndarray, shape: Shape) -> None:
         trace.relations.equate(np.tile(distinct, len(labels) // len(distinct)), labels)
 
 
-def _along(trace: Trace, fld: Field, dim: int) -> tuple[np.ndarray, np.ndarray]:
+def lying_along(trace: Trace, fld: Field, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """The labels along a dimension, and each once: heads stand there once for each example where both are one."""
     seen = trace.relations.restrict(fld, (dim,))
     assert seen is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from ..relate import Operand, aligned, along, contract, note_role, relate
@@ -47,6 +49,18 @@ def grouped_product(trace: Trace, call: Call) -> None:
     trace.set(call.out, *contract(trace, call, [data, weight], "nk,ekm->nm"))
     trace.book_flops(weight, 2 * data.numel() * weight.shape[-1])
     return None
+
+
+@rules_for("_trilinear")
+def trilinear(trace: Trace, call: Call) -> None:
+    """Three tensors, each without the dimensions that it is expanded along, multiplied and added up."""
+    tensors, expanded = [call["i1"], call["i2"], call["i3"]], [call["expand1"], call["expand2"], call["expand3"]]
+    letters = "abcdefghijklmnopqrstuvwxyz"[: tensors[0].ndim + len(expanded[0])]
+    specs = ["".join(c for d, c in enumerate(letters) if d not in without) for without in (*expanded, call["sumdim"])]
+    trace.set(call.out, *contract(trace, call, tensors, f"{','.join(specs[:3])}->{specs[3]}"))
+    weight = next((t for t in tensors if trace.of(t).origin == "weight"), tensors[0])
+    summed = {c: n for t, spec in zip(tensors, specs, strict=False) for c, n in zip(spec, t.shape, strict=True)}
+    trace.book_flops(weight, 2 * math.prod(summed.values()))
 
 
 def _note_attention(trace: Trace, call: Call, left: Tensor, right: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..relate import aligned, note_role, relate
+from ..relate import Operand, aligned, note_role, relate
 from ..relations import Field
 from ..trace import Call, Trace
 from .registry import rules_for
@@ -40,16 +40,42 @@ def embedding_bag(trace: Trace, call: Call) -> None:
             trace.looked_up(fld)
         else:
             note_role(trace, [fld], "out")
+            trace.relations.note_kind(fld.labels, "embedding")
             trace.set(call.outputs[0], [fld], "data")
 
 
-@rules_for("index index_put index_put_ _index_put_impl_ _unsafe_index")
+@rules_for("index _unsafe_index")
 def index(trace: Trace, call: Call) -> None:
     """The dimensions that are indexed can't change; the others pass."""
-    data, indices = call.tensors[0], call["indices"]
-    for tensor in (t for t in indices if t is not None):
+    data, (taken, place) = call.tensors[0], _indices(trace, call)
+    moved = [Field(tuple(place[d] for d in f.dims), f.labels) for f in _others(trace, data, taken)]
+    trace.set(call.out, moved, trace.of(data).origin)
+
+
+@rules_for("index_put index_put_ _index_put_impl_ _unsafe_index_put")
+def write_by_index(trace: Trace, call: Call) -> None:
+    """The dimensions that are indexed can't change; along the others what is written runs along with its target."""
+    data, (taken, place) = call.tensors[0], _indices(trace, call)
+    fields = [Field(tuple(place[d] for d in f.dims), f.labels) for f in _others(trace, data, taken)]
+    written = _written(trace, call, set(place.values()))
+    fields = _without_constants(trace, fields, written)
+    sizes = [(at, d, data.shape[d]) for d, at in place.items()]
+    target = Operand.at(data, tuple(fields), sizes, trace.of(data).origin)
+    fields = relate(trace, call, [target, written], sorted(place.values()))
+    back = {at: d for d, at in place.items()}
+    _set_written(trace, call, data, [Field(tuple(back[d] for d in f.dims), f.labels) for f in fields])
+
+
+def _indices(trace: Trace, call: Call) -> tuple[set[int], dict[int, int]]:
+    """The dimensions that are indexed, and where the others are in what is picked out."""
+    for tensor in (t for t in call["indices"] if t is not None):
         trace.relations.freeze(trace.of(tensor).fields, HOLDS_NUMBERS)
-    taken, spans = _indexed(indices)
+    taken = _indexed(call["indices"])
+    return taken, _places(call.tensors[0].ndim, taken, _spans(call["indices"]))
+
+
+def _others(trace: Trace, data: Tensor, taken: set[int]) -> list[Field]:
+    """The fields along the dimensions that aren't indexed."""
     fields = []
     for fld in trace.of(data).fields:
         if fld.dims[0] in taken and len(fld.dims) == 1:
@@ -57,28 +83,51 @@ def index(trace: Trace, call: Call) -> None:
         else:
             seen = trace.relations.collapse(fld, taken, LOOKED_UP)
             fields += [seen] if seen is not None else []
-    if call.name == "index" or call.name == "_unsafe_index":
-        place = _places(data.ndim, taken, spans)
-        moved = [Field(tuple(place[d] for d in f.dims), f.labels) for f in fields]
-        trace.set(call.out, moved, trace.of(data).origin)
-        return
-    trace.relations.freeze(trace.of(call["values"]).fields, "is written to places that are looked up")
-    trace.relations.freeze(fields, "is written to at places that are looked up")
-    trace.set(call.out, (), "data")
+    return fields
 
 
-def _indexed(indices: list[Tensor | None]) -> tuple[set[int], int]:
-    """The dimensions that are indexed (a mask takes several), and how many dimensions the indices have."""
+def _written(trace: Trace, call: Call, others: set[int]) -> Operand:
+    """What is written, as it is broadcast to what is picked out; along the indices it can't change."""
+    operand = aligned(trace, call["values"], len(others) + _spans(call["indices"]))
+    inside = set(range(len(others) + _spans(call["indices"]))) - others
+    found = (trace.relations.collapse(f, inside, "is written to places that are looked up") for f in operand.fields)
+    bare = {place: dim for place, dim in operand.bare.items() if place not in inside}
+    return operand._replace(fields=tuple(f for f in found if f is not None), bare=bare)
+
+
+def _without_constants(trace: Trace, fields: list[Field], written: Operand) -> list[Field]:
+    """What is silent stays so only where zeros, or other units, are put in its place; other fields are frozen."""
+    if not written.tensor.is_meta and not torch.count_nonzero(written.tensor):
+        return fields
+    fixed = [f for f in fields if not any(set(f.dims) & set(g.dims) for g in written.fields)]
+    trace.relations.freeze(fixed, "is overwritten at places that are looked up")
+    return [f for f in fields if not any(f is g for g in fixed)]
+
+
+def _set_written(trace: Trace, call: Call, data: Tensor, fields: list[Field]) -> None:
+    """A view that gains labels would have to give them to a base that isn't followed from here."""
+    if call.out is data:
+        before = {d for f in trace.of(data).fields for d in f.dims}
+        gained = [f for f in fields if not set(f.dims) <= before] if data._is_view() else []
+        trace.relations.freeze(gained, f"is written into a part of another tensor by {call.name}")
+        trace.written(data)
+    trace.set(call.out, fields, "data")
+
+
+def _indexed(indices: list[Tensor | None]) -> set[int]:
+    """The dimensions that are indexed; a mask takes several."""
     taken: set[int] = set()
-    dim = spans = 0
+    dim = 0
     for tensor in indices:
-        mask = tensor is not None and tensor.dtype in _MASKS
-        width = tensor.ndim if tensor is not None and mask else 1
-        if tensor is not None:
-            taken.update(range(dim, dim + width))
-            spans = max(spans, 1 if mask else tensor.ndim)
+        width = tensor.ndim if tensor is not None and tensor.dtype in _MASKS else 1
+        taken.update(range(dim, dim + width) if tensor is not None else ())
         dim += width
-    return taken, spans
+    return taken
+
+
+def _spans(indices: list[Tensor | None]) -> int:
+    """How many dimensions the indices have in what is picked out."""
+    return max(1 if tensor.dtype in _MASKS else tensor.ndim for tensor in indices if tensor is not None)
 
 
 def _places(ndim: int, taken: set[int], spans: int) -> dict[int, int]:
@@ -111,7 +160,4 @@ def add_by_index(trace: Trace, call: Call) -> None:
     for operand in operands:
         found = (trace.relations.collapse(f, [dim], LOOKED_UP) for f in operand.fields)
         kept.append(operand.without(dim, (f for f in found if f is not None)))
-    fields = relate(trace, call, kept, range(data.ndim))
-    if call.out is data:
-        trace.written(data)
-    trace.set(call.out, fields, "data")
+    _set_written(trace, call, data, relate(trace, call, kept, range(data.ndim)))

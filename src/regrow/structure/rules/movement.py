@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..relate import Operand, aligned, common_origin, relate
 from ..relations import FIXED, Field
-from ..tied import cut_freely, note_sizes
+from ..tied import cut_freely, note_parts, note_sizes
 from ..trace import Call, Trace
 from ..views import reshaped, varying
 from .registry import rules_for
@@ -96,9 +96,14 @@ def cut(trace: Trace, call: Call) -> None:
             found.append(Field(dims, fld.labels))
     for out, fields in zip(call.outputs, arrived, strict=True):
         trace.set(out, fields, known.origin)
-    sizes = call.get("split_sizes") or [call.get("split_size", -1)] * len(call.outputs)
-    for out, fields, size in zip(call.outputs, arrived, sizes, strict=False):
-        note_sizes(trace, call, [size if d == dim else -1 for d in range(out.ndim)], out.shape, fields)
+    given = call.get("split_sizes")
+    if given and trace.sizes is not None:
+        note_parts(trace, trace.sizes, given, arrived, dim)
+    else:
+        for out, fields, size in zip(
+            call.outputs, arrived, given or [call.get("split_size", -1)] * len(call.outputs), strict=False
+        ):
+            note_sizes(trace, call, [size if d == dim else -1 for d in range(out.ndim)], out.shape, fields)
     _note_parts(trace, call, known.fields, dim)
 
 

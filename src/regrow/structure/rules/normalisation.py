@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..integers import Integer
 from ..relate import Operand, aligned, along, note_role, relate
 from ..relations import Field, PythonSize
+from ..tied import lying_along
 from ..trace import Call, Trace
 from ..views import reshaped
 from .registry import rules_for
@@ -22,6 +24,7 @@ def batch_norm(trace: Trace, call: Call) -> None:
     data = call["input"]
     if call.get("training", call.name == "_batch_norm_with_update"):
         _statistics_over(trace, call, data, [d for d in range(data.ndim) if d != 1])
+    _note_untold(trace, call, "num_features", 1)
     _scaled(trace, call, data, 1)
 
 
@@ -37,6 +40,8 @@ def layer_norm(trace: Trace, call: Call) -> None:
         if tensor is not None:
             operands.append(aligned(trace, tensor, data.ndim))
             note_role(trace, operands[-1].fields, role)
+    for dim in range(first, data.ndim):
+        _note_untold(trace, call, "normalized_shape", dim, dim - first)
     _set(trace, call, relate(trace, call, operands, range(data.ndim)))
 
 
@@ -55,11 +60,34 @@ def group_norm(trace: Trace, call: Call) -> None:
             assert heads is not None
             trace.picked(heads.labels)  # what comes out doesn't tell how many groups there are
             split = heads
-            trace.relations.note_kind(split.labels, "group")
+            trace.relations.note_kind(split.labels, "group", ".".join(filter(None, (_layer(trace, call), "groups"))))
         if split.dims == (1,):
-            owner = trace.owner_of(call["weight"]) if call.get("weight") is not None else ""
-            trace.relations.sizes.append(PythonSize(call.module, owner, "num_groups", split.labels))
+            trace.relations.sizes.append(PythonSize(call.module, _layer(trace, call), "num_groups", split.labels))
+    _note_untold(trace, call, "num_channels", 1)
     _scaled(trace, call, data, 1)
+
+
+def _layer(trace: Trace, call: Call) -> str:
+    """The module that the scale belongs to, or, without one, the module that runs, by name."""
+    if call.get("weight") is not None:
+        return trace.owner_of(call["weight"])
+    return trace.module_names.get(call.module, "") if call.module is not None else ""
+
+
+def _note_untold(trace: Trace, call: Call, attribute: str, dim: int, item: int | None = None) -> None:
+    """A size that the running module keeps, and that none of its tensors tells, follows what is normalised.
+
+    Examples that are normalised one by one lie side by side: their labels repeat, and are counted once.
+    """
+    if call.module is None or any(call.get(argument) is not None for argument in _ROLES):
+        return
+    held = getattr(call.module, attribute, None)
+    value = held[item] if isinstance(held, tuple) and item is not None else held
+    for fld in (f for f in trace.of(call["input"]).fields if dim in f.dims):
+        _, labels = lying_along(trace, fld, dim)
+        if isinstance(value, int) and value == len(labels):
+            integer = Integer(call.module, "", attribute, item, int(value))
+            trace.relations.sizes.append(PythonSize(call.module, "", integer.name, labels, integer))
 
 
 def _within(trace: Trace, split: Field) -> list[Field]:
