@@ -43,7 +43,7 @@ class Structure:
     Attributes:
         model: The model itself.
         axes: What may grow and shrink.
-        frozen: Tensor dimensions that may not, with the reason.
+        frozen: What of the tensors' dimensions is in no axis, with the reason.
         unknown: Calls without a rule -> how often they were made; what they touched is frozen.
     """
 

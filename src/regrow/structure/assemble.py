@@ -228,8 +228,7 @@ def _first(axis: Axis) -> Entry:
 
 
 def _name(axes: Sequence[Axis]) -> None:
-    """Name axes as the rules call them, or by the module of their first producer; where that isn't unique by the
-    tensor, its dimension, or a number."""
+    """Name axes as the rules call them, or by their first producer's module; where that isn't unique by its tensor …"""
     waiting, taken = list(axes), set()
     for form in (_as_called, _by_module, _by_tensor, _by_dimension):
         names = [form(axis) for axis in waiting]

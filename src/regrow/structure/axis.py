@@ -161,8 +161,8 @@ class Axis:
         size: How many units there are now; follows every edit and undo.
         entries: Each dimension of each parameter and buffer that follows the units.
         counts: Each Python integer that follows them.
-        tags: What else they are: "group" (of a convolution), "stream" (data are added along them), "embedding",
-            "output" and "input" (at the model's boundary, where they were asked for).
+        tags: What else they are: "group" (of a convolution or a group norm), "stream" (data are added along them),
+            "embedding", "output" and "input" (at the model's boundary, where they were asked for).
         inputs: Each dimension of the model's inputs that follows the units.
         prunable, growable, exact: A :class:`Verdict` each. An axis is exact where a unit that sends nothing can
             come or go without moving the output.
