@@ -50,7 +50,9 @@ def test_regrow_offers_what_force_finds(part: str, data: st.DataObject) -> None:
     assert program is not None
     ops = {step.op for _, step in program.steps()}
     assert PARTS[part].op in ops
-    found = list(differences(Case.of(program), complete=not ops & POSITIONAL))
+    # Two features' product belongs to both of them, while units of an axis are disjoint: less may be offered.
+    complete = part != "gram" and not ops & POSITIONAL
+    found = list(differences(Case.of(program), complete=complete))
     assert not found, "\n".join([str(program), *found])
 
 
