@@ -14,6 +14,9 @@ from oracle_graphs import BlockSpec, Held, Kept, Part, Program, Size, Spec, Step
 #: So many labels are decided by trial at most.
 LABELS = 14
 
+#: Of layers that are made where no value fits.
+WIDTHS = (2, 3, 4, 6)
+
 Item = TypeVar("Item")
 Choice = Callable[[int], int]  # of so many, one
 
@@ -86,7 +89,7 @@ class Builder:
     def base(self, fits: Callable[[int], bool] = lambda width: True) -> int:
         """A hidden flat value of a fitting width, which is made if need be."""
         fitting = [v for v in self.flat[1:] if fits(self.width(v)) and self.width(v) <= 16]
-        widths = [w for w in (2, 3, 4, 6) if fits(w) and w <= self.left]
+        widths = [w for w in WIDTHS if fits(w) and w <= self.left]
         if fitting and (not widths or self.choose(4)):
             return self.one_of(fitting)
         if not widths:

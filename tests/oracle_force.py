@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oracle_absent import OPERATIONS
 from oracle_graphs import Net, Program, path, run_step
 from oracle_reference import Place, Reference, along
 
@@ -38,7 +39,7 @@ def arrays_of(net: Net) -> dict[str, np.ndarray]:
 
 def reference_of(net: Net, program: Program, present: Mapping[Place, np.ndarray], batch: int) -> Reference:
     """The reference's values of a network."""
-    return Reference(program, arrays_of(net), held_of(net), present).run(program.example(batch).numpy())
+    return Reference(program, arrays_of(net), held_of(net), present).run(program.example(batch).numpy(), OPERATIONS)
 
 
 def right(net: Net, program: Program, reference: Reference, row: int, batch: int) -> bool:

@@ -58,7 +58,7 @@ def outputs(step: Step) -> int:
     match step.op:
         case "split":
             return len(step.args[0])
-        case "chunk":
+        case "chunk" | "packed_linear":
             return step.args[0]
         case "unbind":
             return step.args[1]
@@ -231,6 +231,22 @@ def _attention(sizes: _Sizes, q: Tensor, k: Tensor, v: Tensor, shared: bool) -> 
     return F.scaled_dot_product_attention(q, k, v, enable_gqa=shared)
 
 
+def _packed_linear(sizes: _Sizes, x: Tensor, w: Tensor, b: Tensor, count: int) -> list[Tensor]:
+    return [F.linear(x, part, shift) for part, shift in zip(w.chunk(count), b.chunk(count), strict=True)]
+
+
+def _directed(sizes: _Sizes, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    """A weight norm by hand."""
+    return F.linear(x, w * (g / w.norm(dim=1, keepdim=True)))
+
+
+def _part_in_place(sizes: _Sizes, x: Tensor, start: Size | None, stop: Size | None) -> Tensor:
+    first, last = (None if size is None else sizes(size) for size in (start, stop))
+    out = x.clone()
+    out[..., first:last] *= 2
+    return out
+
+
 def _slice(sizes: _Sizes, x: Tensor, dim: int, start: Size | None, stop: Size | None, step: int) -> Tensor:
     first, last = (None if size is None else sizes(size) for size in (start, stop))
     return x[(slice(None),) * dim + (slice(first, last, step),)]
@@ -244,6 +260,15 @@ _TORCH: Mapping[str, Callable[..., Any]] = {
     "batch_norm": _batch_norm,
     "layer_norm": lambda s, x, w, b: F.layer_norm(x, x.shape[-1:], w, b),
     "group_norm": _group_norm,
+    "packed_linear": _packed_linear,
+    "joined_linear": lambda s, x, w, v: F.linear(x, torch.cat([w, v])),
+    "directed": _directed,
+    "table": lambda s, x, w: x + w[: x.shape[-1]],
+    "norm": lambda s, x: F.normalize(x, dim=-1),
+    "largest": lambda s, x, dim, keep: x.amax(dim, keepdim=keep),
+    "where": lambda s, x, y: torch.where(x > 0, x, y),
+    "add_in_place": lambda s, x, y: x.clone().add_(y),
+    "part_in_place": _part_in_place,
     "add": lambda s, x, y: x + y,
     "mul": lambda s, x, y: x * y,
     "scaled": lambda s, x, w: x * w,
@@ -274,6 +299,7 @@ _TORCH: Mapping[str, Callable[..., Any]] = {
     "outer": lambda s, x, y: x[..., :, None] * y[..., None, :],
     "low_rank": lambda s, x, w, v: F.linear(x, w @ v),
     "centred": lambda s, x, w: F.linear(x, w - w.mean(1, keepdim=True)),
+    "gram": lambda s, x: x.mT @ x,
     "matmul": lambda s, x, y: x @ y,
     "matmul_t": lambda s, x, y: x @ y.transpose(-2, -1),
     "attention": _attention,
@@ -297,6 +323,9 @@ ROLES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "shifted": (("shift",), ("shift",)),
     "low_rank": (("out",), ("", "in")),
     "centred": (("out", "in"),),
+    "packed_linear": _OUT_IN,
+    "joined_linear": (("out", "in"), ("out", "in")),
+    "directed": (("out", "in"),),
 }
 
 

@@ -1,15 +1,14 @@
-"""regrow with one relation left out, and the programs that show it."""
+"""regrow with one relation left out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
 
-from oracle_graphs import BlockSpec, Held, Kept, Program, Size, Spec, Step, outputs
 from regrow.structure import prove
 from regrow.structure import trace as tracing
 from regrow.structure.axis import Axis, Verdict
@@ -20,158 +19,6 @@ from regrow.structure.rules import registry
 from regrow.structure.trace import Call, Trace
 
 Patch = Callable[[pytest.MonkeyPatch], None]
-
-# --------------------------------------------------------------------------------------------------
-# programs
-
-
-def _program(steps: Sequence[Step], params: Mapping[str, Spec], width: int, **held: int) -> Program:
-    """Steps, and at last a linear layer that reads the last value, which is of that width."""
-    value = sum(map(outputs, steps))
-    last = BlockSpec([Step("linear", (value,), ("o", "p"))], {"o": Spec((2, width)), "p": Spec((2,))})
-    return Program([BlockSpec(list(steps), dict(params), held), last])
-
-
-def _layer(name: str, width: int, before: int = 3) -> dict[str, Spec]:
-    return {name: Spec((width, before), (0,)), f"{name}_bias": Spec((width,))}
-
-
-def _linear(value: int, name: str) -> Step:
-    return Step("linear", (value,), (name, f"{name}_bias"))
-
-
-def _view(value: int, *sizes: Size) -> Step:
-    return Step("view", (value,), (), ((Kept(0), Kept(1), *sizes),))
-
-
-def _after_layer(width: int, *steps: Step, out: int | None = None, **params: Spec) -> Program:
-    return _program([_linear(0, "w"), *steps], {**_layer("w", width), **params}, out or width)
-
-
-def _normed(op: str, *args: object, **held: int) -> Program:
-    params = {"scale": Spec((6,), (), "scale"), "shift": Spec((6,))}
-    if op == "batch_norm":
-        params |= {"mean": Spec((6,), (), "mean"), "var": Spec((6,), (), "var")}
-    steps = [_linear(0, "w"), Step(op, (1,), tuple(params), args)]
-    return _program(steps, {**_layer("w", 6), **params}, 6, **held)
-
-
-def _two_layers(op: str, width: int, out: int) -> Program:
-    steps = [_linear(0, "w"), _linear(0, "v"), Step(op, (1, 2), (), (-1,) if op == "cat" else ())]
-    return _program(steps, _layer("w", width) | _layer("v", width), out)
-
-
-def _attention(kernel: bool) -> Program:
-    """Two heads of three features; keys are values too."""
-    steps = [_linear(0, "w"), _linear(0, "v")]
-    for value in (1, 2):
-        steps += [_view(value, Held("heads"), -1), Step("permute", (len(steps) + 1,), (), ((0, 2, 1, 3),))]
-    if kernel:
-        steps += [Step("fused", (4, 6, 6))]
-    else:
-        steps += [
-            Step("matmul_t", (4, 6)),
-            Step("by_number", (7,), (), (0.6,)),
-            Step("softmax", (8,), (), (-1,)),
-            Step("matmul", (9, 6)),
-        ]
-    steps += [Step("permute", (len(steps),), (), ((0, 2, 1, 3),))]
-    steps += [_view(len(steps), -1)]
-    return _program(steps, _layer("w", 6) | _layer("v", 6), 6, heads=2)
-
-
-def _conv() -> Program:
-    """Three groups of two channels, with one output channel each."""
-    kernel = {"k": Spec((3, 2, 3), (0,)), "k_bias": Spec((3,))}
-    steps = [_linear(0, "w"), Step("conv1d", (1,), ("k", "k_bias"), (Held("groups"),))]
-    return _program(steps, {**_layer("w", 6), **kernel}, 3, groups=3)
-
-
-def _shuffle() -> Program:
-    steps = [_linear(0, "w"), _view(1, Held("groups"), -1), Step("permute", (2,), (), ((0, 1, 3, 2),)), _view(3, -1)]
-    return _program(steps, _layer("w", 9), 9, groups=3)
-
-
-def _rows(width: int, *steps: Step, out: int) -> Program:
-    """Three groups of features."""
-    return _program([_linear(0, "w"), _view(1, Held("groups"), -1), *steps], _layer("w", width), out, groups=3)
-
-
-def _rows_added() -> Program:
-    """Features beside others that stand in rows and columns."""
-    steps = [_linear(0, "w"), _view(1, Held("groups"), -1), Step("softmax", (2,), (), (3,)), _view(3, -1)]
-    steps += [_linear(0, "v"), Step("tanh", (5,)), Step("add", (4, 6))]
-    return _program(steps, _layer("w", 6) | _layer("v", 6), 6, groups=3)
-
-
-def _outer() -> Program:
-    steps = [_linear(0, "w"), _linear(0, "v"), Step("outer", (1, 2)), _view(3, -1)]
-    return _program(steps, _layer("w", 3) | _layer("v", 3), 9)
-
-
-def _tied() -> Program:
-    steps = [
-        _linear(0, "w"),
-        Step("tanh", (1,)),
-        _linear(2, "v"),
-        Step("tanh", (3,)),
-        Step("linear_back", (4,), ("v",)),
-    ]
-    return _program(steps, {**_layer("w", 4), **_layer("v", 3, 4)}, 4)
-
-
-PROGRAMS: dict[str, Program] = {
-    "plain": _after_layer(4, Step("sigmoid", (1,))),
-    "add": _two_layers("add", 4, 4),
-    "mul": _two_layers("mul", 4, 4),
-    "cat": _two_layers("cat", 3, 6),
-    "beside the input": _after_layer(4, Step("cat", (1, 0), (), (-1,)), out=7),
-    "scaled": _after_layer(4, Step("scaled", (1,), ("s",)), s=Spec((4,))),
-    "shifted": _after_layer(4, Step("shifted", (1,), ("s",)), s=Spec((4,))),
-    "mean": _after_layer(4, Step("mean", (1,), (), (-1, True)), Step("mul", (1, 2))),
-    "softmax": _after_layer(4, Step("softmax", (1,), (), (-1,))),
-    "by size": _after_layer(4, Step("by_size", (1, 1), (), (-1,))),
-    "first picked": _after_layer(5, Step("slice", (1,), (), (2, 0, 1, 1)), Step("mul", (1, 2))),
-    "halves apart": _after_layer(
-        8, Step("chunk", (1,), (), (2, -1)), Step("tanh", (3,)), Step("cat", (2, 4), (), (-1,)), out=8
-    ),
-    "gated": _after_layer(8, Step("chunk", (1,), (), (2, -1)), Step("mul", (2, 3)), out=4),
-    "glu": _after_layer(8, Step("glu", (1,)), out=4),
-    "centred": _program(
-        [_linear(0, "w"), Step("centred", (1,), ("v",))], {**_layer("w", 4), "v": Spec((3, 4), (0,))}, 3
-    ),
-    "batch norm": _normed("batch_norm"),
-    "layer norm": _normed("layer_norm"),
-    "group norm": _normed("group_norm", Held("groups"), groups=3),
-    "one group": _normed("group_norm", 1),
-    "conv": _conv(),
-    "shuffle": _shuffle(),
-    "rows added": _rows_added(),
-    "rows": _rows(9, Step("tanh", (2,)), _view(3, -1), out=9),
-    "rows summed": _rows(9, Step("sum", (2,), (), (2, False)), out=3),
-    "sigmoid summed": _rows(9, Step("sigmoid", (2,)), Step("sum", (3,), (), (2, False)), out=3),
-    "rows by data": _rows(9, _view(0, 1, 3), Step("mul", (2, 3)), _view(4, -1), out=9),
-    "literal rows": _after_layer(9, _view(1, 3, -1), Step("tanh", (2,)), _view(3, -1)),
-    "flipped": _after_layer(4, Step("flip", (1,), (), (-1,)), Step("tanh", (2,))),
-    "mirrored": _after_layer(6, Step("flip", (1,), (), (-1,)), Step("mul", (1, 2))),
-    "outer": _outer(),
-    "tied": _tied(),
-    "attention": _attention(kernel=False),
-    "attention kernel": _attention(kernel=True),
-}
-
-#: The kinds of their axes.
-KINDS = {
-    "plain": {"neuron"},
-    "conv": {"neuron", "head"},
-    "group norm": {"neuron", "head"},
-    "attention": {"head", "feature"},
-    "attention kernel": {"head", "feature"},
-}
-
-
-# --------------------------------------------------------------------------------------------------
-# what is left out
 
 
 def said_by(operators: str, *said: str) -> Patch:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
+from oracle_attention import attention
 from oracle_draw import Builder, Choice, OutOfLabels, composite, divisors
 from oracle_graphs import Kept, Part, Program, Size, SizeOf
 
@@ -31,7 +32,8 @@ def _two(op: str) -> Make:
 
 
 def _cat(b: Builder) -> list[int]:
-    values = [b.base(), b.one_of(b.flat)]
+    one = b.base()
+    values = [one, b.one_of([v for v in b.flat if b.shape(v)[1] == b.shape(one)[1]])]
     return [b.emit("cat", *(values if b.choose(2) else values[::-1]), args=(-1,))]
 
 
@@ -220,8 +222,7 @@ def _twice(b: Builder) -> list[int]:
 def _gram(b: Builder) -> list[int]:
     """Every feature with every other."""
     one = b.base(lambda width: width <= 4)
-    pairs = b.emit("matmul", b.emit("permute", one, args=((0, 2, 1),)), one)
-    return [b.emit("view", pairs, args=((Kept(0), 1, -1),))]
+    return [b.emit("view", b.emit("gram", one), args=((Kept(0), 1, -1),))]
 
 
 def _unbound(b: Builder) -> list[int]:
@@ -249,55 +250,37 @@ def _centred(b: Builder) -> list[int]:
     return [b.emit("centred", one, params=(b.param(2, b.width(one), labelled=(0,)),))]
 
 
-def _attention(kernel: bool, shared: int) -> Make:
-    def part(b: Builder) -> list[int]:
-        one, heads, inside = b.one_of(b.flat), 2, 2
-        if shared > 1:
-            query = _heads(b, b.linear(one, heads * shared * inside), heads * shared, "query_heads")
-            key = value = _heads(b, b.linear(one, heads * inside), heads, "heads")
-        elif b.choose(2):
-            query, key, value = _packed(b, b.linear(one, 3 * heads * inside), heads)
-        else:
-            query, key, value = (_heads(b, b.linear(one, heads * inside), heads, "heads") for _ in range(3))
-        out = _kernel(b, query, key, value, shared) if kernel else _by_hand(b, query, key, value, shared)
-        return [b.together(b.emit("permute", out, args=((0, 2, 1, 3),)))]
-
-    return part
-
-
-def _packed(b: Builder, value: int, heads: int) -> tuple[int, int, int]:
-    """Query, key and value in one, first parted and then into heads, or the other way round."""
+def _packed_weight(b: Builder) -> list[int]:
+    one = b.one_of(b.flat)
+    weight = b.param(6, b.width(one), labelled=(0,))
+    pieces = b.emit("packed_linear", one, params=(weight, b.param(6)), args=(2,))
     if b.choose(2):
-        pieces = b.emit("chunk", value, args=(3, -1))
-        query, key, last = (_heads(b, pieces + i, heads, "heads") for i in range(3))
-        return query, key, last
-    moved = b.emit("permute", b.apart(value, heads), args=((0, 2, 1, 3),))
-    pieces = b.emit("chunk", moved, args=(3, -1))
-    return pieces, pieces + 1, pieces + 2
+        return [b.emit("mul", pieces, b.emit("sigmoid", pieces + 1))]
+    return [pieces, b.emit("tanh", pieces + 1)]
 
 
-def _heads(b: Builder, value: int, heads: int, name: str) -> int:
-    return b.emit("permute", b.apart(value, heads, name), args=((0, 2, 1, 3),))
+def _joined_weight(b: Builder) -> list[int]:
+    one = b.base()
+    weights = [b.param(n, b.width(one), labelled=(0,)) for n in (2, b.one_of([2, 3]))]
+    return [b.emit("joined_linear", one, params=weights)]
 
 
-def _kernel(b: Builder, query: int, key: int, value: int, shared: int) -> int:
-    if shared > 1 and b.choose(2):
-        return b.emit("attention", query, key, value, args=(True,))
-    return b.emit("attention", query, *_for_each_head(b, key, value, shared), args=(False,))
+def _directed(b: Builder) -> list[int]:
+    one = b.base()
+    return [b.emit("directed", one, params=(b.param(3, b.width(one), labelled=(0,)), b.param(3, 1, kind="scale")))]
 
 
-def _for_each_head(b: Builder, key: int, value: int, shared: int) -> tuple[int, int]:
-    if shared == 1:
-        return key, value
-    one, other = (b.emit("repeat_interleave", v, args=(shared, 1)) for v in (key, value))
-    return one, other
+def _table(b: Builder) -> list[int]:
+    one = b.base()
+    return [b.emit("table", one, params=(b.param(b.width(one) + b.choose(2)),))]
 
 
-def _by_hand(b: Builder, query: int, key: int, value: int, shared: int) -> int:
-    key, value = _for_each_head(b, key, value, shared)
-    places = b.emit("matmul_t", query, key)
-    scale = b.emit("by_size", places, query, args=(-1,)) if b.choose(2) else b.emit("by_number", places, args=(0.7,))
-    return b.emit("matmul", b.emit("softmax", scale, args=(-1,)), value)
+def _part_in_place(b: Builder) -> list[int]:
+    one = b.base(_even)
+    half = b.width(one) // 2
+    cut: Size = b.one_of([half, b.held("half", half), Part(2, 2)])
+    ends = b.one_of([(None, cut), (cut, None)])
+    return [b.emit("part_in_place", one, args=ends)]
 
 
 PARTS: dict[str, Kind] = {
@@ -333,11 +316,20 @@ PARTS: dict[str, Kind] = {
     "sigmoid": Kind("sigmoid", lambda b: [b.emit("sigmoid", b.base())]),
     "tied": Kind("linear_back", _tied),
     "twice": Kind("linear", _twice),
-    "gram": Kind("matmul", _gram),
+    "gram": Kind("gram", _gram),
     "unbound": Kind("unbind", _unbound),
     "positions": Kind("shifted", _positions),
     "row picked": Kind("select", _rows(lambda b, v, dim: b.emit("select", v, args=(dim, b.choose(2) - 1)))),
     "expanded": Kind("expand", lambda b: [b.together(b.emit("expand", b.base(), args=(2, 2)))]),
+    "packed weight": Kind("packed_linear", _packed_weight),
+    "joined weight": Kind("joined_linear", _joined_weight),
+    "directed": Kind("directed", _directed),
+    "table": Kind("table", _table),
+    "norm": Kind("norm", lambda b: [b.emit("norm", b.base())]),
+    "largest": Kind("largest", _times("largest")),
+    "where": Kind("where", _two("where")),
+    "add in place": Kind("add_in_place", _two("add_in_place")),
+    "part in place": Kind("part_in_place", _part_in_place),
     "low rank": Kind("low_rank", _low_rank),
     "centred": Kind("centred", _centred),
     "sum of rows": Kind("sum", _rows(lambda b, v, dim: b.emit("sum", v, args=(dim, False)))),
@@ -349,10 +341,10 @@ PARTS: dict[str, Kind] = {
     "flipped rows": Kind("flip", _rows(lambda b, v, dim: b.emit("flip", v, args=(dim,)))),
     "repeated rows": Kind("repeat_interleave", _rows(lambda b, v, dim: b.emit("repeat_interleave", v, args=(2, dim)))),
     "joined rows": Kind("cat", _rows(lambda b, v, dim: b.emit("cat", v, b.emit("tanh", v), args=(dim,)))),
-    "attention by hand": Kind("matmul", _attention(kernel=False, shared=1)),
-    "attention kernel": Kind("attention", _attention(kernel=True, shared=1)),
-    "shared heads by hand": Kind("matmul_t", _attention(kernel=False, shared=2)),
-    "shared heads, kernel": Kind("attention", _attention(kernel=True, shared=2)),
+    "attention by hand": Kind("matmul", attention(kernel=False, shared=1)),
+    "attention kernel": Kind("attention", attention(kernel=True, shared=1)),
+    "shared heads by hand": Kind("matmul_t", attention(kernel=False, shared=2)),
+    "shared heads, kernel": Kind("attention", attention(kernel=True, shared=2)),
 }
 
 

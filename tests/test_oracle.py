@@ -13,9 +13,11 @@ scales follow what they meet; the reference finds them, and what regrow says mus
 given and not found: the parts of an equal split stay equal.
 
 Claims: each unit that regrow offers is a minimal set that force finds. Each minimal set is offered, if three or more
-of its form stand side by side. Random unions of units can be removed as well, of one axis and of several; pruning and
-growing through regrow's own calls gives those networks; and exact axes don't show it at the output. The same holds of
-no mutilated regrow: leaving out any one relation makes one of these claims fail.
+of its form stand side by side, and but for some operations (``INCOMPLETE``). Random unions of units can be removed as
+well, of one axis and of several. Pruning through regrow's own call gives the network that is left. What was there is
+what is left of a grown network without its new units, and each of these is a unit. Exact axes show none of it at the
+output. What tensors do to units (their roles) is what the program says. The same holds of no mutilated regrow: leaving
+out any one relation makes one of these claims fail, with the proof or, where that finds it again, without.
 """
 
 from __future__ import annotations
@@ -27,15 +29,31 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from oracle_claims import Case, differences
-from oracle_graphs import OPS
-from oracle_mutants import KINDS, MUTANTS, PROGRAMS, unproven
+from oracle_fixed import FOUND, KINDS, PROGRAMS
+from oracle_graphs import OPS, Program
+from oracle_mutants import MUTANTS, unproven
 from oracle_parts import PARTS, programs
 
 #: Programs for each part.
 EXAMPLES = 4
 
-#: Where single units can't go since positions are literal, regrow refuses all of an axis: it may offer less.
-POSITIONAL = {"slice", "roll"}
+#: Operations with which regrow may offer less than all. Where some units can't go since positions are literal, it
+#: refuses their axis; and two features' product belongs to both, while units of an axis are disjoint.
+INCOMPLETE = {"slice", "part_in_place", "select", "roll", "gram", "outer"}
+
+_MEAN = "a new unit's running mean isn't zero, where no column that reads it is"
+
+#: Where regrow is known to be wrong.
+KNOWN = {
+    "heads scaled and summed": "a scale along other dimensions is taken to silence a unit",
+    "normed and summed": _MEAN,
+    "a product, normed and summed": _MEAN,
+    "normed and summed beside": _MEAN,
+}
+
+
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.xfail(strict=True, reason=KNOWN[name])] if name in KNOWN else []
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -48,17 +66,21 @@ def test_regrow_offers_what_force_finds(part: str, data: st.DataObject) -> None:
     program = data.draw(programs(part))
     assume(program is not None)
     assert program is not None
-    ops = {step.op for _, step in program.steps()}
-    assert PARTS[part].op in ops
-    # Two features' product belongs to both of them, while units of an axis are disjoint: less may be offered.
-    complete = part != "gram" and not ops & POSITIONAL
-    found = list(differences(Case.of(program), complete=complete))
-    assert not found, "\n".join([str(program), *found])
+    assert PARTS[part].op in _ops(program)
+    _agree(Case.of(program))
+
+
+def _ops(program: Program) -> set[str]:
+    return {step.op for _, step in program.steps()}
+
+
+def _agree(case: Case) -> None:
+    found = list(differences(case, complete=not _ops(case.program) & INCOMPLETE))
+    assert not found, "\n".join([str(case.program), *found])
 
 
 def test_each_operation_occurs() -> None:
-    fixed = {step.op for program in PROGRAMS.values() for _, step in program.steps()}
-    assert {kind.op for kind in PARTS.values()} | fixed == set(OPS)
+    assert set().union({kind.op for kind in PARTS.values()}, *map(_ops, PROGRAMS.values())) == set(OPS)
 
 
 @cache
@@ -68,15 +90,20 @@ def _case(name: str) -> Case:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_fixed_programs_have_what_force_finds(name: str) -> None:
-    assert list(differences(_case(name))) == []
+    _agree(_case(name))
     assert _case(name).minimal
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in FOUND])
+def test_what_random_programs_found_stays_right(name: str) -> None:
+    _agree(Case.of(FOUND[name]))
 
 
 @pytest.mark.parametrize("name", sorted({mutant.shown_by for mutant in MUTANTS.values() if mutant.alone}))
 def test_relations_alone_say_what_force_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that it is the relation left out that shows, with no proof to mend it."""
     unproven(monkeypatch)
-    assert list(differences(_case(name))) == []
+    _agree(_case(name))
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -69,6 +69,10 @@ class Journal:
         self.records.append(record)
 
 
+class Misfit(Disagreement):
+    """A disagreement that no other choice of calls for dimensions of size 1 explains."""
+
+
 class Reached(Exception):
     """As much has been compared as was asked for."""
 
@@ -99,6 +103,7 @@ class Comparison:
         Raises:
             Disagreement: Another call was made, or its output isn't what is left of the output before.
         """
+        self._pass_uncut(record)
         if self.position >= len(self.journal.records):
             raise Disagreement("the model makes more calls then")
         before = self.journal.records[self.position]
@@ -127,12 +132,23 @@ class Comparison:
         if self.position < len(self.journal.records):
             raise Disagreement("the model makes fewer calls then")
 
+    def _pass_uncut(self, record: Record) -> None:
+        """Torch makes no call for a slice of all that there is: none was cut off then of what is left either."""
+        while self.position < len(self.journal.records):
+            before = self.journal.records[self.position]
+            if before.op is not torch.ops.aten.slice.Tensor or record.op is before.op:
+                return
+            whole, cut = (sorted(self._expect(f.labels)[1].tobytes() for f in r[0].fields) for r in before[2:4])
+            if whole != cut:
+                raise Misfit("less would be cut out of it")
+            self.position += 1
+
     def _compare(self, old: Sequence[Field], new: Sequence[Field], before: Shape, now: Shape) -> None:
         labelled = {d for f in old for d in f.dims}
         if len(before) != len(now) or any(
             before[d] != now[d] and not self._by_values(before[d], now[d]) for d in range(len(now)) if d not in labelled
         ):
-            raise Disagreement("a size that carries no labels follows it")
+            raise Misfit("a size that carries no labels follows it")
         found = {self._left(f.dims, self._reduce(f.labels)[0]): f.labels for f in new}
         for fld in old:
             dims = self._left(fld.dims, self._expect(fld.labels)[0])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from .axis import BOUNDARY, Axis, Verdict
 from .repair import Joined, Repairs
-from .subsets import first_halves, grown, last_of_three, random_subsets
+from .subsets import FEW, ROUNDS, first_halves, grown, not_yet_away, one_of_two, random_subsets, rounds
 from .suspects import Suspects, signature
 from .trial import Maps, Outcome, Trials
 
@@ -36,6 +36,7 @@ class Proof:
         self.repairs = Repairs(trials, joined)
         self.cleared: set[tuple[Axis, object]] = set()  # axes that numbers at these places don't follow
         self.placed: set[object] = set()
+        self.away: dict[Axis, set[int]] = {}  # units without which the model has run
 
     def run(self) -> list[Axis]:
         """All trials; the axes as they are then."""
@@ -44,27 +45,71 @@ class Proof:
                 axis.prunable = axis.growable = Verdict(False, "is the only one of its kind")
         self._settle("prunable", random_subsets, training=True)
         self._settle("prunable", first_halves, training=False)
-        if any(axis.size == 3 and axis.prunable for axis in self.axes):
-            self._settle("prunable", last_of_three, training=False)
+        self._try_apart()
         stuck = [axis for axis in self.axes if not axis.prunable and axis.size > 1 and not axis.tags & BOUNDARY]
         for axis in stuck:
             axis.growable = axis.prunable
         self._settle("growable", grown, training=False)
         self._try_to_grow(stuck)
+        self._try_one_of_two()
         for axis in self.axes:
             if axis.size == 2 and axis.prunable and not axis.growable:
                 axis.prunable = axis.growable  # at its least, only growth shows whether its size may differ
         return self.axes
 
-    def _settle(self, verdict: str, edit: Edit, training: bool) -> None:
-        """Mend or refuse axes until the model runs with all the others edited."""
-        while True:
-            maps = edit([axis for axis in self.axes if getattr(axis, verdict)])
+    def _try_apart(self) -> None:
+        """Axes that share a dimension by themselves, and the units that were never away."""
+        alone: dict[Axis, set[int]] = {}  # units that were away by their axis alone
+
+        def waiting(axes: Sequence[Axis]) -> list[Axis]:
+            return [axis for axis in axes if len(alone.get(axis, ())) < min(axis.size, 1 if axis.size > FEW else FEW)]
+
+        def left(axes: Sequence[Axis]) -> list[Axis]:
+            apart = ([axis for axis in together if axis in axes] for together in rounds(self.axes))
+            return next((found for together in apart if (found := waiting(together))), [])
+
+        for _ in range(ROUNDS * ROUNDS):
+            self._settle("prunable", lambda axes: not_yet_away(axes, alone), False, left, alone)
+        self._settle("prunable", lambda axes: not_yet_away(axes, self.away), False, self._never_away)
+
+    def _never_away(self, axes: Sequence[Axis]) -> list[Axis]:
+        return [axis for axis in axes if len(self.away.get(axis, ())) < axis.size]
+
+    def _try_one_of_two(self) -> None:
+        """For a dimension of size 1 torch may make other calls; from there on nothing can be said of its axis."""
+        unclear: set[Axis] = set()
+        while maps := one_of_two([axis for axis in self.axes if axis.prunable and axis not in unclear]):
+            outcome = self.trials.run(self.axes, maps, False)
+            if not outcome.failure:
+                return
+            suspects = [a for a in Suspects(self.trials, maps, outcome, False).axes if a in maps] or list(maps)
+            for axis in suspects if outcome.clear else ():
+                alone = self.trials.run(self.axes, one_of_two([axis]), False)
+                if alone.failure and alone.clear:
+                    self._refuse([axis], "prunable", alone.failure)
+            unclear.update(suspects)
+
+    def _settle(
+        self,
+        verdict: str,
+        edit: Edit,
+        training: bool,
+        among: Callable[[Sequence[Axis]], Sequence[Axis]] = list,
+        away: dict[Axis, set[int]] | None = None,
+    ) -> None:
+        """Mend or refuse axes until the model runs with all the others edited.
+
+        Args:
+            among: Chooses those that are tried.
+            away: Gets the units without which the model has run then.
+        """
+        while chosen := among([axis for axis in self.axes if getattr(axis, verdict)]):
+            maps = edit(chosen)
             outcome = self.trials.run(self.axes, maps, training)
             if not outcome.failure:
+                for seen in (self.away, away) if away is not None else (self.away,):
+                    _note_away(seen, maps)
                 return self._compare_numbers(maps, outcome, training)
-            if not maps:
-                return None  # the model doesn't even repeat itself
             suspects = Suspects(self.trials, maps, outcome, training).axes or list(maps)
             if not self._blame_one(suspects, verdict, edit, training, outcome.position):
                 self._blame_together(suspects, maps, outcome, verdict, training)
@@ -146,3 +191,8 @@ class Proof:
     def _name(self, training: bool, position: int) -> str:
         record = self.trials.record(training, position)
         return record.op._schema.name.partition("::")[2] if record is not None else "a call"
+
+
+def _note_away(away: dict[Axis, set[int]], maps: Maps) -> None:
+    for axis, index_map in maps.items():
+        away.setdefault(axis, set()).update(set(range(axis.size)).difference(index_map.tolist()))

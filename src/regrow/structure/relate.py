@@ -145,6 +145,13 @@ def note_role(trace: Trace, fields: Iterable[Field], role: str) -> None:
     trace.relations.roles.extend((f.labels.ravel(), role) for f in fields)
 
 
+def note_computed(trace: Trace, operands: Sequence[Operand], multiplied: bool) -> None:
+    """One weight is computed from several: each is to units what the result is."""
+    for one, other in combinations(operands, 2):
+        pairs = ((f.labels, g.labels) for f in one.fields for g in other.fields if f.dims == g.dims)
+        trace.relations.computed.extend((f, g, multiplied) for f, g in pairs)
+
+
 def common_origin(origins: Iterable[str]) -> str:
     """What comes out when these meet: data if any is, else weight if any is."""
     found = set(origins)

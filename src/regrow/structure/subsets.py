@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from .axis import Axis
 from .maps import FRESH
 from .trial import Maps
+
+#: Axes that share a dimension are tried apart from each other in so many groups at most.
+ROUNDS = 3
+#: Of so many units each is away once by its axis alone.
+FEW = 5
 
 
 def random_subsets(axes: Sequence[Axis]) -> Maps:
@@ -30,17 +35,46 @@ def first_halves(axes: Sequence[Axis]) -> Maps:
     return maps
 
 
-def last_of_three(axes: Sequence[Axis]) -> Maps:
-    """Where two stay of three, one unit was never away."""
-    halves = first_halves([axis for axis in axes if axis.size == 3])
-    subsets = random_subsets(list(halves))
-    return {axis: np.setdiff1d(np.arange(3), np.intersect1d(subsets[axis], halves[axis])) for axis in halves}
+def not_yet_away(axes: Sequence[Axis], away: Mapping[Axis, set[int]]) -> Maps:
+    """The few units go that haven't been away yet, but two; of other axes some at random."""
+    maps = {}
+    for axis in axes:
+        unseen = [unit for unit in range(axis.size) if unit not in away.get(axis, ())]
+        some = _random(axis, "once more").permutation(axis.size)[: max(1, axis.size // 3)]
+        gone = unseen[: max(1, axis.size - 2)] if 0 < len(unseen) <= FEW else some
+        maps[axis] = _at_least_two(np.setdiff1d(np.arange(axis.size), gone))
+    return maps
+
+
+def one_of_two(axes: Sequence[Axis]) -> Maps:
+    """One unit is left of those that have two."""
+    return {axis: np.array([1]) for axis in axes if axis.size == 2}
+
+
+def rounds(axes: Sequence[Axis]) -> list[list[Axis]]:
+    """Axes that share a dimension apart from each other, in a few rounds: together they could hide each other."""
+    sharing: dict[tuple[str, int], list[Axis]] = {}
+    for axis in axes:
+        for key in {entry.key for entry in axis.entries}:
+            sharing.setdefault(key, []).append(axis)
+    number: dict[Axis, int] = {}
+    for together in sharing.values():
+        taken = {number[axis] for axis in together if axis in number}
+        for axis in together if len(together) > 1 else ():
+            if axis not in number:
+                number[axis] = next((n for n in range(ROUNDS) if n not in taken), len(taken) % ROUNDS)
+                taken.add(number[axis])
+    return [found for n in range(ROUNDS) if (found := [axis for axis in axes if number.get(axis) == n])]
 
 
 def grown(axes: Sequence[Axis]) -> Maps:
-    """One to three units more."""
-    random = np.random.default_rng(len(axes) + 1)
-    return {axis: np.append(np.arange(axis.size), np.full(random.integers(1, 4), FRESH)) for axis in axes}
+    """A few units more."""
+    return {axis: np.append(np.arange(axis.size), np.full(_more(axis), FRESH)) for axis in axes}
+
+
+def _more(axis: Axis) -> int:
+    """How many units come: old and new size have no divisor in common, or a literal could divide both."""
+    return int(_random(axis, "more").choice([n for n in range(1, 8) if math.gcd(n, axis.size) == 1]))
 
 
 def _kept(axes: Sequence[Axis]) -> dict[Axis, np.ndarray]:
@@ -58,13 +92,18 @@ def _kept(axes: Sequence[Axis]) -> dict[Axis, np.ndarray]:
 
 def _kept_at_random(axis: Axis, taken: set[int]) -> np.ndarray:
     """The same units whatever others are edited too, never all of the second half; not ``taken`` many go."""
-    random = np.random.default_rng(zlib.crc32(repr((axis.entries[0].key, axis.size, axis.kind)).encode()))
+    random = _random(axis)
     others = np.delete(np.arange(axis.size), random.integers(axis.size // 2, axis.size))
     low, high = max(2, math.ceil(axis.size / 3)), math.ceil(2 * axis.size / 3)
     left = min(len(others), int(random.integers(low, max(low, high) + 1)))
     free = [n for n in range(min(2, len(others)), len(others) + 1) if axis.size - n not in taken]
     left = min(free, key=lambda n: abs(n - left), default=left)
     return np.sort(random.choice(others, left, replace=False))
+
+
+def _random(axis: Axis, what: str = "") -> np.random.Generator:
+    """An axis's own random numbers, whatever others there are."""
+    return np.random.default_rng(zlib.crc32(repr((axis.entries[0].key, axis.size, axis.kind, what)).encode()))
 
 
 def _at_least_two(left: np.ndarray) -> np.ndarray:

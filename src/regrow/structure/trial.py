@@ -15,7 +15,7 @@ from .boundary import name_of_input, with_inputs
 from .declared import outdated_sizes
 from .example import Example, named_tensors, tensors_in, tensors_in_order
 from .inherited import Disagreement, Fingerprints, Inherited, inherited
-from .journal import Comparison, Journal, Reached, Record
+from .journal import Comparison, Journal, Misfit, Reached, Record
 from .maps import FRESH, PlaceMap, plan
 from .rules import rule_of
 from .trace import Trace, run
@@ -32,12 +32,14 @@ class Outcome:
         position: How many calls agreed; of a successful trial all.
         modules: The modules that were running when it failed, outermost first.
         numbers: Calls that were made with other numbers, by position, and these.
+        clear: Whether a failure is one whatever calls are made for dimensions of size 1.
     """
 
     failure: str
     position: int
     modules: tuple[nn.Module, ...] = ()
     numbers: Mapping[int, tuple[Any, ...]] = field(default_factory=dict)
+    clear: bool = True
 
     def further_than(self, other: Outcome) -> bool:
         """Whether this run got further."""
@@ -90,7 +92,7 @@ class Trials:
                 why = _first_line(error)
                 where = tuple(trace.modules)
                 if isinstance(error, Disagreement):
-                    return Outcome(why, comparison.position, where)
+                    return Outcome(why, comparison.position, where, clear=isinstance(error, Misfit))
                 return Outcome(f"the model's code fails then: {why}", comparison.position, where)
         if not _as_before(shapes, [tuple(t.shape) for t in tensors_in(out)]):
             return Outcome("the shape of the model's output would follow it", comparison.position)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..relate import Operand, aligned, common_origin, relate
+from ..relate import Operand, aligned, common_origin, note_computed, relate
 from ..relations import FIXED, Field
 from ..tied import cut_freely, note_parts, note_sizes
 from ..trace import Call, Trace
@@ -227,7 +227,10 @@ def stacking(trace: Trace, call: Call) -> None:
     operands = [aligned(trace, t, t.ndim) for t in call["tensors"]]
     fields = relate(trace, call, operands, range(call.out.ndim))
     moved = [Field(tuple(d + (d >= new) for d in f.dims), f.labels) for f in fields]
-    trace.set(call.out, moved, common_origin(o.origin for o in operands))
+    origin = common_origin(o.origin for o in operands)
+    if origin == "weight":
+        note_computed(trace, operands, multiplied=False)
+    trace.set(call.out, moved, origin)
 
 
 @rules_for("cat")
@@ -246,6 +249,8 @@ def _joined(
     rest = [_without(trace, o, joined) for o in operands]
     fields = relate(trace, call, rest, range(call.out.ndim))
     origin = common_origin(o.origin for o in operands)
+    if origin == "weight":
+        note_computed(trace, rest, multiplied=False)
     found = _side_by_side(trace, own, sizes, joined, call.out.shape)
     if found is None:
         return fields, origin

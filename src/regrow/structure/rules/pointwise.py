@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..relate import Operand, aligned, common_origin, note_role, relate
+from ..relate import Operand, aligned, common_origin, note_computed, note_role, relate
 from ..relations import Field
 from ..trace import Call, Trace
 from .registry import rules_for
@@ -43,10 +43,7 @@ def _note_meeting(trace: Trace, call: Call, operands: Sequence[Operand]) -> None
     name = call.name.rstrip("_")
     with_data = [o for o in operands if o.origin == "data"]
     if not with_data:
-        one, other = (o.fields for o in operands[:2])
-        pairs = ((f.labels, g.labels) for f in one for g in other if f.dims == g.dims)
-        trace.relations.computed.extend((f, g, name in ("mul", "div")) for f, g in pairs)
-        return
+        return note_computed(trace, operands, multiplied=name in ("mul", "div"))
     role = {"mul": "scale", "div": "scale", "add": "shift", "sub": "shift"}.get(name)
     if role and len(with_data) < len(operands):
         note_role(trace, (f for o in operands if o.origin == "weight" for f in o.fields), role)
