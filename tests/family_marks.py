@@ -59,16 +59,15 @@ NUMBERS: dict[str, str] = {
 #: Networks that aren't as they should be after an edit.
 EDITS: dict[str, str] = {
     **dict.fromkeys(
-        ("linear_attention", "torch_separate", "transposed_grouped", "orthogonal", "hyper", "similarity", "modulated"),
+        ("torch_separate", "transposed_grouped", "orthogonal", "similarity", "modulated"),
         _LEARN,
     ),
-    "stacked_einsum": _LEARN,
     **dict.fromkeys(("torch", "torch_alone", "torch_biased_keys"), _ATTENTION),
     "weight_norm_columns": "a silent column has no length",
     "weight_norm_old": "sizes are told from a weight that is computed anew at each call",
     "spectral_norm_old": "sizes are told from a weight that is computed anew at each call",
     **dict.fromkeys(("weight_norm", "weight_norm_all", "rows_divided", "columns_divided"), _NORM),
-    **dict.fromkeys(("quantised", "cosine_head", "pairs"), _LEARN),
+    **dict.fromkeys(("quantised", "cosine_head"), _LEARN),
     "force_field": _FORCE,
 }
 

@@ -16,6 +16,7 @@ from regrow.structure.inherited import Inherited
 from regrow.structure.journal import Comparison
 from regrow.structure.relations import Relations
 from regrow.structure.rules import registry
+from regrow.structure.shifts import Shifts
 from regrow.structure.trace import Call, Trace
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -157,7 +158,7 @@ MUTANTS: dict[str, Mutant] = {
     "what meets data stays": Mutant(said_by(POINTWISE, "equate"), "rows by data", mended=True),
     "combinations": Mutant(_constraints(0), "outer"),
     "what is summed is silent": Mutant(said_by("sum", "summed"), "rows summed"),
-    "what isn't zero when silent": Mutant(nothing(Trace, "shifted"), "sigmoid summed"),
+    "what isn't zero when silent": Mutant(nothing(Shifts, "note"), "sigmoid summed"),
     "numbers in calls": Mutant(_number_of_calls, "by size", alone=False),
     "outputs of calls are compared": Mutant(nothing(Comparison, "_compare"), "literal rows", alone=False),
     "groups are counted": Mutant(said_by("convolution", "sizes"), "conv", mended=True),

@@ -41,20 +41,6 @@ EXAMPLES = 4
 #: refuses their axis; and two features' product belongs to both, while units of an axis are disjoint.
 INCOMPLETE = {"slice", "part_in_place", "select", "roll", "gram", "outer"}
 
-_MEAN = "a new unit's running mean isn't zero, where no column that reads it is"
-
-#: Where regrow is known to be wrong.
-KNOWN = {
-    "heads scaled and summed": "a scale along other dimensions is taken to silence a unit",
-    "normed and summed": _MEAN,
-    "a product, normed and summed": _MEAN,
-    "normed and summed beside": _MEAN,
-}
-
-
-def _marks(name: str) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.xfail(strict=True, reason=KNOWN[name])] if name in KNOWN else []
-
 
 @pytest.mark.parametrize("part", PARTS)
 @settings(
@@ -94,7 +80,7 @@ def test_fixed_programs_have_what_force_finds(name: str) -> None:
     assert _case(name).minimal
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in FOUND])
+@pytest.mark.parametrize("name", FOUND)
 def test_what_random_programs_found_stays_right(name: str) -> None:
     _agree(Case.of(FOUND[name]))
 

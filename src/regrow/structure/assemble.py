@@ -146,7 +146,8 @@ class _Assembly:
                 yield numbers[unit_of], len(members), sources
 
     def _axis(self, member_of: np.ndarray, size: int, touched: list[Source]) -> Axis:
-        entries = [self._entry(source, member_of, size) for source in touched]
+        zero, seen = self.solution.silence.of(member_of)
+        entries = [self._entry(source, member_of, size, zero) for source in touched]
         noted = [(kind, name) for labels, kind, name in self.trace.relations.kinds if self._holds(labels, member_of)]
         kinds = {kind for kind, _ in noted}
         kind = "head" if kinds & {"head", "group"} else "feature" if "feature" in kinds else "neuron"
@@ -161,7 +162,7 @@ class _Assembly:
             axis.name = name or ".".join(filter(None, (entries[0].name.rpartition(".")[0], "inputs")))
         if axis.tags & BOUNDARY:
             axis.prunable = Verdict(False, "is at the model's boundary, where positions have a meaning")
-        reason = self.solution.inexact.first(np.flatnonzero(member_of >= 0))
+        reason = self.solution.inexact.first(np.flatnonzero(member_of >= 0)) or seen
         axis.exact = Verdict(not reason, reason)
         return axis
 
@@ -178,7 +179,7 @@ class _Assembly:
     def _units(self, labels: np.ndarray, member_of: np.ndarray) -> np.ndarray:
         return member_of[self.solution.classes[labels]]
 
-    def _entry(self, source: Source, member_of: np.ndarray, size: int) -> Entry:
+    def _entry(self, source: Source, member_of: np.ndarray, size: int, zero: np.ndarray) -> Entry:
         unit_of = member_of[self._classes(source)]
         path, _, attribute = source.tensor.rpartition(".")
         owner = self.model.get_submodule(path)
@@ -187,9 +188,10 @@ class _Assembly:
         role = self.roles.get(source.start, "free")
         if entry.tensor.is_floating_point() or (role in ("in", "out", "tied") and entry.tensor.dtype != torch.bool):
             entry.role = role
-            summed = self.solution.summed[source.start : source.start + source.size] & (unit_of >= 0)
-            if entry.role not in ("scale", "mean", "var") and summed.any():
-                entry.summed = torch.from_numpy(summed)
+            summed = np.zeros(source.size, bool)
+            summed[_between(zero, source.start, source.start + source.size) - source.start] = True
+            if role != "var" and (summed & (unit_of >= 0)).any():
+                entry.summed = torch.from_numpy(summed & (unit_of >= 0))
         return entry
 
     def _counts(self, member_of: np.ndarray) -> Iterator[Count]:
@@ -269,3 +271,7 @@ def without_immovable(axes: tuple[Axis, ...], reasons: Reasons) -> tuple[tuple[A
             reasons.give(entry, axis.prunable.reason)
     _name(kept)
     return kept, tuple(reasons.frozen(kept))
+
+
+def _between(ordered: np.ndarray, start: int, stop: int) -> np.ndarray:
+    return ordered[np.searchsorted(ordered, start) : np.searchsorted(ordered, stop)]

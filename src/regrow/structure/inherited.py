@@ -117,6 +117,9 @@ class Inherited(Relations):
     def rectangle(self, labels: np.ndarray) -> None:
         """Nothing to gather."""
 
+    def add_up(self, rows: np.ndarray, reason: str) -> None:
+        """Nothing to gather."""
+
     def part(self, labels: np.ndarray, axis: int, start: int, stop: int) -> None:
         """Nothing to gather."""
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from .relations import Field, Relations
@@ -46,25 +47,61 @@ class Operand(NamedTuple):
         return self._replace(fields=tuple(fields), bare={p: d for p, d in self.bare.items() if p != place})
 
 
-def relate(trace: Trace, call: Call, operands: Sequence[Operand], output: Sequence[int]) -> list[Field]:
+def relate(
+    trace: Trace, call: Call, operands: Sequence[Operand], output: Sequence[int], factors: Sequence[int] = ()
+) -> list[Field]:
     """Equate the operands' labels place by place; returns the fields over the places in ``output``.
 
     A label that meets a size without labels there can't change: that size comes from data or from Python.
+
+    Args:
+        factors: What the operands are multiplied by each other, by numbers: those with one number belong together, and
+            :data:`ADDED` ones are added to the product. What is put out has the labels of a factor that is silent.
     """
     relations = trace.relations
     operands = [_beside_bare(trace, call, operand, operands) for operand in operands]
-    multiplied = call.name in _PRODUCTS or call.name.startswith("_scaled_dot_product")
-    for one, other in combinations(operands, 2):
-        data = multiplied and one.origin == other.origin == "data"
-        for f in one.fields:
-            for g in other.fields:
-                equate_fields(relations, f, g, data)
+    factors = factors or _factors(call, operands)
+    order = range(len(operands))
+    if len(set(factors)) > 1:
+        order = sorted(order, key=lambda i: _precedence(trace, call, operands, i, output))
+    first = factors[order[0]] if operands else 0
+    of = [first if number == ADDED else number for number in factors]
+    for i, j in combinations(order, 2):
+        for f in operands[i].fields:
+            for g in operands[j].fields:
+                equate_fields(relations, f, g, of[i] != of[j])
     result: list[Field] = []
-    for f in (f for o in operands for f in o.fields):
-        seen = relations.restrict(f, output)
-        if seen is not None:
-            _add(relations, result, seen)
+    for operand in (operands[i] for i in order):
+        beside = len(set(factors)) > 1 and trace.shifted(operand.tensor)
+        for f in operand.fields:
+            seen = relations.restrict(f, output)
+            if seen is not None:
+                _add(relations, result, seen, beside)
     return result
+
+
+#: The number of what is added to a product.
+ADDED = -1
+
+
+def _factors(call: Call, operands: Sequence[Operand]) -> Sequence[int]:
+    name = call.name.rstrip("_")
+    if name in ("mul", "div", "mm", "bmm", "dot") or name.startswith("_scaled_dot_product"):
+        return range(len(operands))
+    return [0] * len(operands)
+
+
+def _precedence(
+    trace: Trace, call: Call, operands: Sequence[Operand], number: int, output: Sequence[int]
+) -> tuple[bool, ...]:
+    """Of factors the first is one that is zero where units are silent, along all that is labelled; data before weights.
+
+    What is divided comes before what it is divided by.
+    """
+    operand, every = operands[number], {p for o in operands for f in o.fields for p in f.dims if p in output}
+    whole = every <= {p for f in operand.fields for p in f.dims}
+    divisor = number > 0 and call.name.startswith("div")
+    return divisor, trace.shifted(operand.tensor), not whole, operand.origin != "data"
 
 
 def _beside_bare(trace: Trace, call: Call, operand: Operand, operands: Sequence[Operand]) -> Operand:
@@ -89,10 +126,6 @@ def _why_bare(trace: Trace, call: Call, tensor: Tensor) -> str:
     return f"meets a size that carries no labels, in {call.name}"
 
 
-#: Calls that multiply what they are given.
-_PRODUCTS = {"mul", "mul_", "mm", "bmm", "dot"}
-
-
 def equate_fields(relations: Relations, one: Field, other: Field, multiplied: bool = False) -> None:
     """Equate two fields where they share places."""
     common = [place for place in one.dims if place in other.dims]
@@ -102,15 +135,18 @@ def equate_fields(relations: Relations, one: Field, other: Field, multiplied: bo
         relations.equate(a.labels, b.labels.transpose(order), multiplied)
 
 
-def _add(relations: Relations, fields: list[Field], new: Field) -> None:
+def _add(relations: Relations, fields: list[Field], new: Field, beside: bool = False) -> None:
     """Add a field that is already equated with the others: of two that share places the wider says it all.
 
     Two that share only some are combined: a product of queries and keys has heads, and features of both.
+
+    Args:
+        beside: A wider one doesn't replace what is there, which alone is silent.
     """
     for i, old in enumerate(fields):
         if set(new.dims) <= set(old.dims):
             return
-        if set(old.dims) <= set(new.dims):
+        if set(old.dims) <= set(new.dims) and not beside:
             del fields[i]
             return _add(relations, fields, new)
         if set(old.dims) & set(new.dims):
@@ -175,7 +211,8 @@ def contract(
     kept = {ord(c) for letters in output for c in letters}
     _note_sides(trace, operands, kept)
     for place in {p for o in operands for f in o.fields for p in f.dims} - kept:
-        _note_sum(trace, call, operands, place)
+        dims = [next((d for d, letters in enumerate(spec) if chr(place) in letters), -1) for spec in inputs]
+        _note_sum(trace, call, operands, place, dims)
     fields = relate(trace, call, operands, [ord(c) for letters in output for c in letters])
     return _joined(trace.relations, fields, output, extents), common_origin(o.origin for o in operands)
 
@@ -225,22 +262,20 @@ def _note_sides(trace: Trace, operands: Sequence[Operand], kept: set[int]) -> No
                 note_role(trace, [fld], "in" if operand is operands[0] else "out")
 
 
-def _note_sum(trace: Trace, call: Call, operands: Sequence[Operand], place: int) -> None:
+def _note_sum(trace: Trace, call: Call, operands: Sequence[Operand], place: int, dims: Sequence[int]) -> None:
     """Where no weight meets the data that are added up, one of them has to be silent by itself."""
-    met = [(o, f) for o in operands for f in o.fields if place in f.dims]
-    if any(o.origin == "weight" for o, _ in met):
-        return
-    at_zero = next(((o, f) for o, f in met if not trace.shifted(o.tensor)), None)
-    operand, fld = at_zero or met[0]
-    note_summed(trace, call, operand.tensor, fld)
+    met = [(o, f, d) for o, d in zip(operands, dims, strict=True) for f in o.fields if place in f.dims]
+    if not any(o.origin == "weight" for o, _, _ in met):
+        operand, fld, dim = next((m for m in met if m[2] not in trace.shifts.of(m[0].tensor)), met[0])
+        note_summed(trace, call, operand.tensor, dim, fld, place)
 
 
-def note_summed(trace: Trace, call: Call, data: Tensor, fld: Field) -> None:
-    """These data are added up with no weight in between."""
-    if trace.shifted(data):
-        trace.relations.mark_inexact([fld], f"is added up by {call.name} where what is silent isn't zero")
-    else:
-        trace.relations.summed.append(fld.labels.ravel())
+def note_summed(trace: Trace, call: Call, data: Tensor, dim: int, fld: Field, place: int) -> None:
+    """These data are added up along a dimension, which is this place of the field, with no weight in between."""
+    rows = np.moveaxis(fld.labels, fld.dims.index(place), -1)
+    shifted = dim in trace.shifts.of(data)
+    reason = f"is added up by {call.name} where what is silent isn't zero" if shifted else ""
+    trace.relations.add_up(np.ascontiguousarray(rows.reshape(-1, rows.shape[-1])), reason)
 
 
 def _joined(relations: Relations, fields: Sequence[Field], dims: list[str], extents: dict[str, int]) -> Sequence[Field]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,12 +98,21 @@ class Derived(NamedTuple):
             found.append((part.ravel(), self.labels.transpose(inside + outside).reshape(part.size, -1)))
         return found
 
-    def parts_of(self, places: np.ndarray) -> np.ndarray:
-        """The labels that those at these places are made of."""
+    def parts_of(self, places: np.ndarray) -> list[np.ndarray]:
+        """The labels that those at these places are made of, by part; of a slab whole rows."""
         if self.kind == "slab":
-            return self.parts[0][places].ravel()
-        shape = self.labels.shape
-        return np.concatenate([np.broadcast_to(part, shape).reshape(-1)[places] for part in self.parts])
+            return [self.parts[0][places]]
+        return [np.broadcast_to(part, self.labels.shape).reshape(-1)[places] for part in self.parts]
+
+
+class Sum(NamedTuple):
+    """Data that are added up with no weight between; each row of ``labels`` is one sum.
+
+    ``reason`` says why nothing can be done about it where what is silent isn't zero there, or is "".
+    """
+
+    labels: np.ndarray
+    reason: str
 
 
 class Relations:
@@ -113,7 +122,7 @@ class Relations:
         self.count = 1  # label 0 is FIXED
         self.equal: list[tuple[np.ndarray, np.ndarray]] = []
         self.multiplied: list[tuple[np.ndarray, np.ndarray]] = []  # equal too; of each pair one may be silent alone
-        self.summed: list[np.ndarray] = []  # labels of data that are added up with no weight between
+        self.summed: list[Sum] = []
         self.frozen: list[tuple[np.ndarray, str]] = []
         self.inexact: list[tuple[np.ndarray, str]] = []
         self.derived: list[Derived] = []
@@ -164,18 +173,25 @@ class Relations:
 
     def bases(self, labels: np.ndarray) -> np.ndarray:
         """The labels of tensors that these are, stand for, or combine."""
-        starts = np.array([int(d.labels.flat[0]) for d in self.derived])
         found, waiting = [], np.unique(labels)
         while len(waiting):
-            made = np.searchsorted(starts, waiting, side="right") - 1
-            sizes = np.array([self.derived[i].labels.size if i >= 0 else 0 for i in made])
-            inside = (made >= 0) & (waiting < starts[made] + sizes) if len(starts) else np.zeros(len(waiting), bool)
-            found.append(waiting[~inside])
-            parts = [
-                self.derived[i].parts_of(waiting[inside & (made == i)] - starts[i]) for i in np.unique(made[inside])
-            ]
+            own, parts = np.ones(len(waiting), bool), []
+            for derived, here, places in self.made(waiting):
+                own[here] = False
+                parts += [part.ravel() for part in derived.parts_of(places)]
+            found.append(waiting[own])
             waiting = np.unique(np.concatenate(parts)) if parts else waiting[:0]
         return np.unique(np.concatenate(found)) if found else waiting
+
+    def made(self, labels: np.ndarray) -> Iterator[tuple[Derived, np.ndarray, np.ndarray]]:
+        """What those of these labels come from that were made of others: where they are here, and where there."""
+        starts = np.array([int(d.labels.flat[0]) for d in self.derived])
+        makers = np.searchsorted(starts, labels, side="right") - 1
+        for number in np.unique(makers[makers >= 0]):
+            derived = self.derived[number]
+            here = np.flatnonzero((makers == number) & (labels < starts[number] + derived.labels.size))
+            if len(here):
+                yield derived, here, labels[here] - starts[number]
 
     def new_labels(self, count: int) -> np.ndarray:
         """``count`` labels that nothing else has."""
@@ -204,6 +220,13 @@ class Relations:
     def mark_inexact(self, fields: Iterable[Field], reason: str) -> None:
         """What has these labels can't come or go without moving the output."""
         self.inexact.extend((f.labels.ravel(), reason) for f in fields)
+
+    def add_up(self, rows: np.ndarray, reason: str) -> None:
+        """Note that data with these labels are added up along each row; see :class:`Sum`."""
+        key = ("sum", rows.shape, rows.tobytes(), reason)
+        if key not in self._said:
+            self._said[key] = rows
+            self.summed.append(Sum(rows, reason))
 
     def note_kind(self, labels: np.ndarray, kind: str, name: str = "") -> None:
         """Say what kind of thing these labels are, and what an axis of them may be called."""

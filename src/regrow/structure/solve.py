@@ -7,15 +7,14 @@ and slabs occur, units are closures (``closure.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from .closure import blocks, distinct, minimal, still_open
+from .closure import blocks, components, distinct, minimal, still_open
 from .relations import FIXED, Relations
+from .silence import Silence
 
 
 @dataclass
@@ -50,13 +49,13 @@ class Solution:
     classes: np.ndarray
     frozen: Notes  # why a class can't change
     inexact: Notes  # why it can't come or go silently
-    summed: np.ndarray  # for each label whether it has to be silent by itself
+    silence: Silence
     families: list[tuple[np.ndarray, np.ndarray]]
 
 
 def solve(relations: Relations) -> Solution:
     """Connected components, then the closed sets that hold nothing frozen."""
-    classes = _components(relations, [*relations.equal, *relations.multiplied])
+    classes = components(relations.count, [*relations.equal, *relations.multiplied])
     fixed = (np.array([FIXED]), "joined with something that can't change")
     reasons = Notes.on(classes, [fixed, *relations.frozen])
     slabs, rectangles = relations.constraints()
@@ -70,33 +69,4 @@ def solve(relations: Relations) -> Solution:
         families += [(block.members[f >= 0], f[f >= 0]) for f in minimal(block.families())]
     free = np.flatnonzero(alone & ~frozen)
     inexact = Notes.on(classes, relations.inexact)
-    return Solution(classes, reasons, inexact, _summed(relations), [(free, free), *families])
-
-
-def _summed(relations: Relations) -> np.ndarray:
-    """All that has to be silent where data are added up with no weight between; of a product one side is enough."""
-    found = np.zeros(relations.count, bool)
-    if not relations.summed:
-        return found
-    sides = _components(relations, relations.equal)
-    found[np.concatenate(relations.summed)] = True
-    while True:
-        before = found
-        found = np.isin(sides, sides[found])
-        for labels, _, parts in reversed(relations.derived):
-            stands = found[labels]
-            for part in parts if stands.any() else ():
-                stands = stands.reshape(stands.shape + (1,) * (part.ndim - stands.ndim))
-                over = np.broadcast_shapes(stands.shape, part.shape)
-                found[np.broadcast_to(part, over)[np.broadcast_to(stands, over)]] = True
-        if np.array_equal(found, before):
-            return found
-
-
-def _components(relations: Relations, equal: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    if not equal:
-        return np.arange(relations.count)
-    one = np.concatenate([a for a, _ in equal])
-    other = np.concatenate([b for _, b in equal])
-    graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(relations.count, relations.count))
-    return connected_components(graph, directed=False)[1]
+    return Solution(classes, reasons, inexact, Silence(relations, classes), [(free, free), *families])

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import at_zero, meta
+from . import meta
 from .boundary import Boundary, name_of_input
 from .integers import integers
 from .journal import Comparison, Journal, Record, numbers_of
 from .meta import tensors_among
 from .relations import UNIFORM, UNKNOWN, Field, Labelled, Relations, Source
 from .running import module_stack, plain_kernels, swapped
+from .shifts import Shifts
 from .sizes import SizeMode, integers_as_sizes
 
 
@@ -91,7 +92,7 @@ class Trace(TorchDispatchMode):
         self._uniform: set[int] = set()  # storages
         self._alive: list[Tensor] = []  # ids stay unique only while their tensors live
         self._picked: list[np.ndarray] = []
-        self._shifted: set[int] = set()
+        self.shifts = Shifts()
         self.sizes: SizeMode | None = None  # in a first trace, where sizes in Python come from
         self._integers: dict[nn.Module | None, set[int]] = {}
 
@@ -114,7 +115,7 @@ class Trace(TorchDispatchMode):
 
     def shifted(self, tensor: Tensor) -> bool:
         """Whether what is silent may be another number than zero there, as after a sigmoid."""
-        return id(tensor) in self._shifted
+        return bool(self.shifts.of(tensor))
 
     def written(self, tensor: Tensor) -> None:
         """Note that a tensor was written to: what shares its memory isn't uniform any more."""
@@ -238,8 +239,8 @@ class Trace(TorchDispatchMode):
             self._unknown_call(call)
         else:
             rule(self, call)
-        if outputs and isinstance(self.journal, Journal):
-            self._note_shift(call, tensors, outputs)
+        if outputs:
+            self.shifts.note(self, call, tensors, outputs)
         if call.name in _COPIES:
             return out  # whether memory is copied may depend on sizes
         numbers = numbers_of(call, given, bool(inputs) and inputs[0].origin == "uniform")
@@ -257,21 +258,6 @@ class Trace(TorchDispatchMode):
             )
         )
         return out
-
-    def _note_shift(self, call: Call, tensors: list[Tensor], outputs: list[Tensor]) -> None:
-        if torch.Tag.pointwise in call.op.tags:
-            labelled = [bool(self.of(t).fields) for t in tensors]
-            zero = [has and not self.shifted(t) for has, t in zip(labelled, tensors, strict=True)]
-            shifted = any(labelled) and not at_zero.stays(call, zero)
-        elif call.name in _SILENCING:
-            shifted = call.name in _NORMS and call.get("weight") is None
-        elif call.name in ("bmm", "baddbmm"):  # as with mul, one side is enough
-            labelled = [t for t in tensors if self.of(t).fields]
-            shifted = bool(labelled) and all(self.shifted(t) for t in labelled)
-        else:
-            shifted = "softmax" in call.name or not self._shifted.isdisjoint(map(id, tensors))
-        if shifted:
-            self._shifted.update(map(id, outputs))
 
     def _meta_copy(self, tensor: Tensor) -> Tensor:
         copy = tensor.to("meta")
@@ -301,9 +287,6 @@ def _extent(tensor: Tensor) -> tuple[int, ...]:
     )
 
 
-_NORMS = {"native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"}
-#: What reads or scales by weights: where these are zero, so is what comes out.
-_SILENCING = {*_NORMS, "mm", "addmm", "convolution", "native_layer_norm", "native_group_norm"}
 _COPIES = {"clone", "contiguous", "alias", "detach"}
 
 #: Says how a call relates the labels of its tensors.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..integers import Integer
-from ..relate import Operand, aligned, along, note_role, relate
+from ..relate import ADDED, aligned, along, note_role, relate
 from ..relations import Field, PythonSize
 from ..tied import lying_along
 from ..trace import Call, Trace
@@ -13,6 +13,8 @@ from ..views import reshaped
 from .registry import rules_for
 
 _ROLES = {"weight": "scale", "bias": "shift", "running_mean": "mean", "running_var": "var"}
+#: Statistics belong to the data, which are multiplied by the scale.
+_FACTORS = {"scale": 1, "shift": ADDED, "mean": 0, "var": 0}
 
 
 @rules_for(
@@ -34,15 +36,16 @@ def layer_norm(trace: Trace, call: Call) -> None:
     data = call["input"]
     first = data.ndim - len(call["normalized_shape"])
     _statistics_over(trace, call, data, range(first, data.ndim))
-    operands = [aligned(trace, data, data.ndim)]
+    operands, factors = [aligned(trace, data, data.ndim)], [0]
     for argument, role in list(_ROLES.items())[:2]:
         tensor = call.get(argument)
         if tensor is not None:
             operands.append(aligned(trace, tensor, data.ndim))
+            factors.append(_FACTORS[role])
             note_role(trace, operands[-1].fields, role)
     for dim in range(first, data.ndim):
         _note_untold(trace, call, "normalized_shape", dim, dim - first)
-    _set(trace, call, relate(trace, call, operands, range(data.ndim)))
+    _set(trace, call, relate(trace, call, operands, range(data.ndim), factors))
 
 
 @rules_for("native_group_norm")
@@ -104,13 +107,14 @@ def _statistics_over(trace: Trace, call: Call, data: Tensor, dims: object, field
 
 
 def _scaled(trace: Trace, call: Call, data: Tensor, dim: int) -> None:
-    operands: list[Operand] = [aligned(trace, data, data.ndim)]
+    operands, factors = [aligned(trace, data, data.ndim)], [0]
     for argument, role in _ROLES.items():
         tensor = call.get(argument)
         if tensor is not None:
             operands.append(along(trace, tensor, dim=dim))
+            factors.append(_FACTORS[role])
             note_role(trace, operands[-1].fields, role)
-    _set(trace, call, relate(trace, call, operands, range(data.ndim)))
+    _set(trace, call, relate(trace, call, operands, range(data.ndim), factors))
 
 
 def _set(trace: Trace, call: Call, fields: list[Field]) -> None:
@@ -152,7 +156,7 @@ def gated(trace: Trace, call: Call) -> None:
         if dim in fld.dims:
             axis = fld.dims.index(dim)
             one, other = (fld.labels.take(i, axis) for i in (0, 1))
-            trace.relations.equate(one, other)
+            trace.relations.equate(one, other, multiplied=True)
             fld = Field(tuple(d for d in fld.dims if d != dim), one)
         fields.append(Field(tuple(d if d < dim else d - 1 for d in fld.dims), fld.labels))
     trace.set(call.out, fields, trace.of(data).origin)

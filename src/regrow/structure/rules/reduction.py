@@ -38,8 +38,9 @@ def reduction(trace: Trace, call: Call) -> None:
     elif known.origin == "weight" and "norm" in call.name:
         trace.relations.mark_inexact(known.fields, "a norm of the weight runs over it")
     elif known.origin == "data":
-        for fld in (f for f in known.fields if reduced & set(f.dims)):
-            note_summed(trace, call, data, fld)
+        for fld in known.fields:
+            for dim in reduced.intersection(fld.dims):
+                note_summed(trace, call, data, dim, fld, dim)
     for out in call.outputs:
         place = {d: d if out.ndim == data.ndim else i for i, d in enumerate(left)}
         trace.set(out, [Field(tuple(place[d] for d in f.dims), f.labels) for f in fields], known.origin)

@@ -1,0 +1,82 @@
+"""What must be zero for new units to send nothing where data are added up with no weight between.
+
+A column that reads new units is zero, so that they may be made as one likes. Where data are added up as they are, as
+queries times keys over their features, what is added must be zero by itself. A unit is added where it stands in one row
+of what is summed together with others; units that are whole rows, as heads there, aren't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .closure import components, distinct
+from .relations import Relations
+
+
+class Silence:
+    """Finds what has to be zero, axis by axis.
+
+    Args:
+        relations: With all that is added up.
+        classes: The class of each label.
+    """
+
+    def __init__(self, relations: Relations, classes: np.ndarray) -> None:
+        self.relations, self.classes = relations, classes
+        self.sums = [(s, distinct(classes[relations.bases(s.labels)])) for s in relations.summed]
+        if self.sums:
+            sides = components(relations.count, relations.equal)  # of a product one side is enough
+            self.side, self.by_side = sides, np.argsort(sides, kind="stable")
+            self.first = np.searchsorted(sides[self.by_side], np.arange(int(sides.max()) + 2))
+
+    def of(self, unit_of: np.ndarray) -> tuple[np.ndarray, str]:
+        """For an axis, given as each class's unit (or -1): labels that must be zero, and why nothing helps, or ""."""
+        why, zero = "", []
+        for (labels, reason), bases in self.sums:
+            if (unit_of[bases] >= 0).any():
+                units = self._units(labels, unit_of)
+                added = labels[(units != units[:, :1]).any(1, keepdims=True) & (units >= 0)]
+                if len(added) and reason:
+                    why = why or reason
+                elif len(added):
+                    zero.append(added)
+        return (self._made_of(distinct(np.concatenate(zero)), unit_of) if zero else np.zeros(0, np.int64)), why
+
+    def _units(self, labels: np.ndarray, unit_of: np.ndarray) -> np.ndarray:
+        """The units of labels; combinations that constrain nothing have those of their parts."""
+        flat = labels.ravel()
+        units = unit_of[self.classes[flat]]
+        for derived, here, places in self.relations.made(flat) if (units < 0).any() else ():
+            for part in derived.parts_of(places) if derived.kind != "slab" else ():
+                units[here] = np.where(units[here] < 0, self._units(part, unit_of), units[here])
+        return units.reshape(labels.shape)
+
+    def _made_of(self, labels: np.ndarray, unit_of: np.ndarray) -> np.ndarray:
+        """All labels that must be zero for these to be."""
+        found = waiting = self._equal_to(labels)
+        while len(waiting):
+            parts = list(self._parts(waiting, unit_of))
+            new = self._equal_to(distinct(np.concatenate(parts))) if parts else found[:0]
+            waiting = np.setdiff1d(new, found)
+            found = np.union1d(found, new)
+        return found
+
+    def _parts(self, labels: np.ndarray, unit_of: np.ndarray) -> Iterator[np.ndarray]:
+        """Rows that belong to the axis; of a combination one part that does."""
+        for derived, _, places in self.relations.made(labels):
+            waiting = np.ones(len(places), bool)
+            for part in derived.parts_of(places):
+                own = self._units(part, unit_of) >= 0
+                if derived.kind == "slab":
+                    yield part[own]
+                else:
+                    yield part[own & waiting]
+                    waiting &= ~own
+
+    def _equal_to(self, labels: np.ndarray) -> np.ndarray:
+        sides = distinct(self.side[labels])
+        starts, ends = self.first[sides], self.first[sides + 1]
+        numbers = np.repeat(ends - np.cumsum(ends - starts), ends - starts) + np.arange(int((ends - starts).sum()))
+        return np.sort(self.by_side[numbers])
