@@ -1,7 +1,8 @@
 """Labels of an edited model, inherited from the model as it was: the second trace runs on them.
 
 Each label has a *fingerprint*, a random number; a slab's is the sum over what is left of its row, so nothing has to be
-looked up when rows get shorter. The lowest bits tell fresh units: zero for what is old, else a code of the new unit.
+looked up when rows get shorter. The lowest bits tell fresh units: zero for what is old, else a code of the new unit,
+which is a few of these bits; what is fresh by several units has the bits of all.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 from .maps import PlaceMap
 from .relations import Field, Relations
 
-CODE = np.int64(0xFFFF)
-_SHIFT = 16
+_SHIFT = 24
+CODE = np.int64(2**_SHIFT - 1)
 _MIX = np.int64(0x9E3779B97F4A7C15 - 2**64)
 
 
@@ -76,23 +77,24 @@ def inherited(
         codes = np.zeros(len(values), np.int64)
         for position, units in place.units_after.items():
             number, new = fresh.get(id(position), (0, np.zeros(0, np.int64)))
-            codes += np.where(np.isin(units, new), (units + 1) * 131 + number * 7919, 0)
-        values = np.where(place.fresh, values | _summed(codes), values)
+            codes |= np.where(np.isin(units, new), _code(units, number), 0)
+        values = np.where(place.fresh, values | codes, values)
     return values
 
 
-def _summed(codes: np.ndarray) -> np.ndarray:
-    """The code of what is fresh by several axes: the sum of theirs, but never zero."""
-    return np.where(codes > 0, (codes - 1) % CODE + 1, 0)
+def _code(units: np.ndarray, number: int) -> np.ndarray:
+    """Up to four bits for each unit of an axis with a number."""
+    scattered = ((units.astype(np.int64) + 1) * 131 + number * 7919) * _MIX
+    return np.bitwise_or.reduce([np.int64(1) << (scattered >> at) % _SHIFT for at in (8, 20, 32, 44)])
 
 
 def mixed(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """A fingerprint for each combination; what is fresh by one part alone keeps its code."""
+    """A fingerprint for each combination, with the codes of all its parts."""
     result, code = np.ones(1, np.int64), np.zeros(1, np.int64)
     for part in parts:
         result = (result ^ (part >> _SHIFT)) * _MIX
-        code = code + (part & CODE)
-    return np.bitwise_or(result << _SHIFT, _summed(code))
+        code = code | (part & CODE)
+    return np.bitwise_or(result << _SHIFT, code)
 
 
 class Inherited(Relations):

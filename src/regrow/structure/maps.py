@@ -19,26 +19,57 @@ FRESH = -1
 
 
 class PlaceMap:
-    """What becomes of one place of length ``before``: new index ``i`` is copied from old index ``take[i]``.
+    """What becomes of one place of length ``before``.
 
-    Where ``fresh[i]`` holds, the copy is only a template, to be overwritten. The maps of several axes are applied
-    one after the other; an index that is repeated for one axis keeps its units in the others. The cached properties
-    are for when all have been.
+    New index ``i`` is copied from old index ``take[i]``; where ``fresh[i]`` holds, only as a template, to be
+    overwritten. The maps of several axes are applied one after the other; an index that is repeated for one axis keeps
+    its units in the others. The cached properties are for when all have been.
     """
 
     def __init__(self, places: tuple[Place, ...]) -> None:
         self.places = places
         self.before = len(places[0].unit_of)
-        self.take = np.arange(self.before)
-        self.fresh = np.zeros(self.before, bool)
+        self._left = np.ones(self.before, bool)  # by what only leaves units out, before anything else
+        self._thinned: list[tuple[Place, np.ndarray]] = []
+        self._now: tuple[np.ndarray, np.ndarray] | None = None
         self._steps: list[tuple[Place, np.ndarray, np.ndarray]] = []
+
+    @property
+    def take(self) -> np.ndarray:
+        """For each new index the old one that it is copied from."""
+        return self._taken[0]
+
+    @property
+    def fresh(self) -> np.ndarray:
+        """For each new index whether it is only a template."""
+        return self._taken[1]
+
+    @property
+    def _taken(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._now is None:
+            take = np.flatnonzero(self._left)
+            self._now = take, np.zeros(len(take), bool)
+        return self._now
+
+    def thin(self, place: Place, number: np.ndarray) -> None:
+        """Follow an index map that only leaves units out: as :meth:`apply`, given each unit's :func:`numbers`."""
+        if self._steps:
+            unit_of = place.unit_of.numpy()[self.take]
+            take = np.flatnonzero(_stays(number)[unit_of])
+            self._step(place, take, number[unit_of[take]], np.zeros(0, np.int64))
+        else:
+            self._left &= _stays(number)[place.unit_of.numpy()]
+            self._thinned.append((place, number))
+            self._now = None
 
     def apply(self, place: Place, index_map: np.ndarray, size: int) -> None:
         """Follow one axis's index map, on top of what has been applied."""
         unit_of = place.unit_of.numpy()[self.take]
         take, units = _rearrange(unit_of, self._run(place, unit_of, size), index_map, size)
-        self.take = self.take[take]
-        self.fresh = self.fresh[take] | np.isin(units, np.flatnonzero(index_map == FRESH))
+        self._step(place, take, units, np.flatnonzero(index_map == FRESH))
+
+    def _step(self, place: Place, take: np.ndarray, units: np.ndarray, fresh: np.ndarray) -> None:
+        self._now = self.take[take], self.fresh[take] | np.isin(units, fresh)
         self._steps.append((place, take, units))
 
     def _run(self, place: Place, unit_of: np.ndarray, size: int) -> int:
@@ -58,6 +89,8 @@ class PlaceMap:
         for place, take, units in reversed(self._steps):
             found[place] = units[since]
             since = take[since]
+        thinned = np.flatnonzero(self._left)[since]
+        found.update((place, number[place.unit_of.numpy()[thinned]]) for place, number in self._thinned)
         return {place: found[place] if place in found else place.unit_of.numpy()[self.take] for place in self.places}
 
     @cached_property
@@ -88,17 +121,37 @@ def plan(axes: Sequence[Axis], maps: Mapping[Axis, np.ndarray]) -> dict[tuple[st
         for place in axis.places:
             shared.setdefault(place.key, []).append(place)
     for axis, index_map in maps.items():
+        number = numbers(index_map, axis.size) if _thins(index_map) else None
         for place in axis.places:
             if place.key not in planned:
                 planned[place.key] = PlaceMap(tuple(shared[place.key]))
-            planned[place.key].apply(place, index_map, axis.size)
+            if number is None:
+                planned[place.key].apply(place, index_map, axis.size)
+            else:
+                planned[place.key].thin(place, number)
     return planned
+
+
+def _thins(index_map: np.ndarray) -> bool:
+    """Whether units only go."""
+    return bool((np.diff(index_map) > 0).all() and (index_map != FRESH).all())
+
+
+def numbers(index_map: np.ndarray, size: int) -> np.ndarray:
+    """The new unit of each old one, or -1 for those that go; and at last -1 for indices without a unit."""
+    found = np.full(size + 1, -1)
+    found[index_map] = np.arange(len(index_map))
+    return found
+
+
+def _stays(number: np.ndarray) -> np.ndarray:
+    found = number >= 0
+    found[-1] = True
+    return found
 
 
 def _rearrange(unit_of: np.ndarray, run: int, index_map: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """New order of a place's indices (fresh units copy the last old one), and the new unit of each."""
-    if (np.diff(index_map) > 0).all() and (index_map != FRESH).all():
-        return _thinned(unit_of, index_map, size)
     if not run:
         return _beside_templates(unit_of, index_map, size)
     inside = np.flatnonzero(unit_of >= 0)
@@ -120,14 +173,6 @@ def _rearrange(unit_of: np.ndarray, run: int, index_map: np.ndarray, size: int) 
     ranks = np.concatenate([np.full(len(outside), -1), rank.ravel()])
     by_place = np.lexsort((np.arange(len(take)), ranks, anchors))
     return take[by_place], units[by_place]
-
-
-def _thinned(unit_of: np.ndarray, index_map: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The common case of :func:`_rearrange`: units only go."""
-    number = np.full(size + 1, -1)  # the last is for indices without a unit
-    number[index_map] = np.arange(len(index_map))
-    take = np.flatnonzero((unit_of < 0) | (number[unit_of] >= 0))
-    return take, number[unit_of[take]]
 
 
 def _beside_templates(unit_of: np.ndarray, index_map: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -162,6 +207,8 @@ def fresh_origins(place: Place, index_map: np.ndarray, size: int) -> np.ndarray:
     It tells the new unit and the old index that is its template, and so finds the index again where the maps of
     other axes have moved or repeated it: see :func:`origins_in`.
     """
+    if (index_map != FRESH).all():
+        return np.zeros(0, np.int64)
     take, units = _rearrange(place.unit_of.numpy(), place.run, index_map, size)
     fresh = np.isin(units, np.flatnonzero(index_map == FRESH))
     return units[fresh] * len(place.unit_of) + take[fresh]

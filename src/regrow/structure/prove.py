@@ -111,8 +111,11 @@ class Proof:
                     _note_away(seen, maps)
                 return self._compare_numbers(maps, outcome, training)
             suspects = Suspects(self.trials, maps, outcome, training).axes or list(maps)
-            if not self._blame_one(suspects, verdict, edit, training, outcome.position):
-                self._blame_together(suspects, maps, outcome, verdict, training)
+            if self._blame_one(suspects, verdict, edit, training, outcome.position):
+                continue
+            if outcome.raised and self._by_chance(suspects, maps, training):
+                return None
+            self._blame_together(suspects, maps, outcome, verdict, training)
 
     def _blame_one(self, suspects: Sequence[Axis], verdict: str, edit: Edit, training: bool, position: int) -> bool:
         """Mend the first suspect that fails by itself by then, or refuse it; whether there is one."""
@@ -133,6 +136,10 @@ class Proof:
         """The same of blocks that are alike, if they fail as well."""
         alike = [a for a in self.axes if a is not axis and signature(a) == signature(axis) and getattr(a, verdict)]
         return alike if alike and self.trials.run(self.axes, edit(alike), training).failure else []
+
+    def _by_chance(self, suspects: Sequence[Axis], maps: Maps, training: bool) -> bool:
+        """Whether the model's code refused just these sizes together, and not others."""
+        return not self.trials.run(self.axes, {**maps, **not_yet_away(suspects, {})}, training).failure
 
     def _blame_together(
         self, suspects: Sequence[Axis], maps: Maps, outcome: Outcome, verdict: str, training: bool

@@ -32,6 +32,7 @@ class Outcome:
         position: How many calls agreed; of a successful trial all.
         modules: The modules that were running when it failed, outermost first.
         numbers: Calls that were made with other numbers, by position, and these.
+        raised: Whether the model's own code failed.
         clear: Whether a failure is one whatever calls are made for dimensions of size 1.
     """
 
@@ -40,6 +41,7 @@ class Outcome:
     modules: tuple[nn.Module, ...] = ()
     numbers: Mapping[int, tuple[Any, ...]] = field(default_factory=dict)
     clear: bool = True
+    raised: bool = False
 
     def further_than(self, other: Outcome) -> bool:
         """Whether this run got further."""
@@ -93,7 +95,7 @@ class Trials:
                 where = tuple(trace.modules)
                 if isinstance(error, Disagreement):
                     return Outcome(why, comparison.position, where, clear=isinstance(error, Misfit))
-                return Outcome(f"the model's code fails then: {why}", comparison.position, where)
+                return Outcome(f"the model's code fails then: {why}", comparison.position, where, raised=True)
         if not _as_before(shapes, [tuple(t.shape) for t in tensors_in(out)]):
             return Outcome("the shape of the model's output would follow it", comparison.position)
         return Outcome("", comparison.position, (), comparison.numbers)
