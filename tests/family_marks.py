@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-_VALUES = "features of the values alone aren't called features"
 _QUERIES = "one query head of each key head isn't offered"
 _WRITTEN = "what is written into a part of another tensor is frozen"
 _SHUFFLED = "axes of one tensor are named by an arbitrary number"
 _BAG = "an EmbeddingBag isn't known as an embedding"
 _PARAMETRISED = "axes of parametrised layers are called by the parametrisation"
-_PRODUCT = "products of data with data are taken for attention"
 _LEARN = "new units get no gradient"
 _ATTENTION = "the head dim, kdim and vdim of nn.MultiheadAttention don't follow"
 
@@ -26,19 +24,15 @@ _FORCE = "a warning in the comparison is taken for an error"
 
 #: Axes that aren't found, or called otherwise.
 AXES: dict[str, str] = {
-    **dict.fromkeys(("from_shapes", "kernel", "kernel_causal", "kernel_scaled", "einsum", "rotary"), _VALUES),
     **dict.fromkeys(("kernel_grouped", "keys_interleaved", "keys_expanded", "keys_repeated"), _QUERIES),
     **dict.fromkeys(_TORCH, _DROPPED),
-    "decoder": "whole heads aren't offered",
     "one_circular": _WRITTEN,
     "channel_shuffle": "the operator isn't a rectangle",
     "lstm_projected": "the hidden size of a projected LSTM doesn't follow",
     "lstm_packed": _WRITTEN,
     **dict.fromkeys(("weight_norm", "weight_norm_all"), _PARAMETRISED),
-    "hyper": _PRODUCT,
     "diagonal": "a diagonal freezes",
     "experts_routed": "rows that are routed otherwise in a trial freeze the stream",
-    "stacked_einsum": _PRODUCT,
     "stacked_bmm": "whole experts aren't offered",
     "shuffled_groups": _GROWTH,
     **dict.fromkeys(("weight_norm_old", "rows_divided", "columns_divided"), _NORM),

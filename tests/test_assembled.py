@@ -412,13 +412,21 @@ def _ones(h: Tensor, step: nn.Module) -> Tensor:
     return h
 
 
+def test_a_constant_that_is_written_by_index_stands_for_all_units() -> None:
+    structure = check_edits(Written(_ones), torch.rand(4, 4), ["first", "step"])
+    assert {(e.name, e.dim) for e in structure["step"].entries} == {
+        ("step.weight", 0), ("step.bias", 0), ("last.weight", 1),
+    }  # fmt: skip
+    assert structure["step"].exact
+
+
 def _into_a_view(h: Tensor, step: nn.Module) -> Tensor:
     out = h.new_zeros(2, *h.shape)
     out[0][torch.tensor([0, 1])] = step(h)[:2]
     return out.sum(0) + h
 
 
-@pytest.mark.parametrize("write", [_along_units, _ones, _into_a_view])
+@pytest.mark.parametrize("write", [_along_units, _into_a_view])
 def test_what_is_written_otherwise_is_frozen(write: Callable[[Tensor, nn.Module], Tensor]) -> None:
     structure = rg.analyze(Written(write), torch.rand(4, 4))
     assert ("step.weight", 0) in {(f.name, f.dim) for f in structure.frozen}

@@ -250,7 +250,7 @@ def _note_sides(trace: Trace, operands: Sequence[Operand], kept: set[int]) -> No
 
     Of a product of two weights, as in low-rank ones, the right one is taken to come first.
     """
-    meets_data = any(o.origin == "data" for o in operands)
+    meets_data = any(o.origin != "weight" for o in operands)
     for operand in operands:
         for fld in operand.fields if operand.origin == "weight" else ():
             outer = set(fld.dims) <= kept

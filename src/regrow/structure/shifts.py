@@ -46,7 +46,9 @@ class Shifts:
         """Note what a call makes of it."""
         if torch.Tag.pointwise in call.op.tags:
             for out in outputs:
-                self.add(out, self._pointwise(trace, call, tensors, out))
+                found = self._pointwise(trace, call, tensors, out)
+                self._of.pop(id(out), None)  # what is worked on in place
+                self.add(out, found)
         elif self._moved(trace, call, tensors):
             for out in outputs:
                 self.add(out)

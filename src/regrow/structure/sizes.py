@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -91,6 +93,9 @@ class SizeMode(TorchFunctionMode):
             return self._shape(func(*args, **kwargs), *args, **kwargs)
         if func is torch.Tensor.__getitem__:
             self._uncut(*args)
+        if isinstance(func, FunctionType) and func.__module__ == "torch.nn.functional":
+            with self:
+                return _opened(func)(*args, **kwargs)
         outside, self.given = self.given, _integers_among([*args, *kwargs.values()])
         try:
             return func(*args, **kwargs)
@@ -127,6 +132,19 @@ class SizeMode(TorchFunctionMode):
         if best:
             return [found] if isinstance(found, Size) else []
         return [size for size in given if isinstance(size, Size)]
+
+
+@lru_cache
+def _opened(func: FunctionType) -> Callable[..., Any]:
+    """A function that torch composes of others, without its question whether it is overridden: then these are seen."""
+    asked = {name: _never for name in func.__globals__ if name.startswith("has_torch_function")}
+    opened = FunctionType(func.__code__, {**func.__globals__, **asked}, func.__name__, func.__defaults__)
+    opened.__kwdefaults__ = func.__kwdefaults__
+    return opened
+
+
+def _never(*_: Any) -> bool:
+    return False
 
 
 def _size(value: int, dim: int, fields: Iterable[Field]) -> int:

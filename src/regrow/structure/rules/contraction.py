@@ -64,16 +64,19 @@ def trilinear(trace: Trace, call: Call) -> None:
 
 
 def _note_attention(trace: Trace, call: Call, left: Tensor, right: Tensor) -> None:
-    """Where data meet data, what is contracted are features of a head, and what runs along are heads."""
+    """Where data meet data head by head, what else those have that have heads are features of these."""
     if any(trace.of(t).origin != "data" for t in (left, right)):
         return
     for tensor, contracted in ((left, 2), (right, 1)):
-        for fld in trace.of(tensor).fields:
+        fields = trace.of(tensor).fields
+        heads = [h for h in (trace.relations.restrict(f, (0,)) for f in fields) if h is not None]
+        for fld in heads:
+            trace.note(call, fld.labels, "head")
+        for fld in fields if heads else ():
             if contracted in fld.dims:
                 trace.note(call, fld.labels, "feature")
-            heads = trace.relations.restrict(fld, (0,))
-            if heads is not None:
-                trace.note(call, heads.labels, "head")
+            elif fld.dims != (0,):
+                trace.relations.note_kind(fld.labels, "feature")
 
 
 @rules_for(
@@ -157,6 +160,9 @@ def attention(trace: Trace, call: Call) -> None:
         trace.relations.mark_inexact(inside, "the kernel scales by its size")
         for fld in inside:
             trace.note(call, fld.labels, "feature")
+    for fld in trace.of(value).fields:
+        if 3 in fld.dims:
+            trace.relations.note_kind(fld.labels, "feature")
     for heads in (trace.relations.restrict(f, (1,)) for f in fields):
         if heads is not None:
             trace.note(call, heads.labels, "head")

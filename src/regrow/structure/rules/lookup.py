@@ -58,12 +58,13 @@ def write_by_index(trace: Trace, call: Call) -> None:
     data, (taken, place) = call.tensors[0], _indices(trace, call)
     fields = [Field(tuple(place[d] for d in f.dims), f.labels) for f in _others(trace, data, taken)]
     written = _written(trace, call, set(place.values()))
-    fields = _without_constants(trace, fields, written)
+    beside = _constant_beside(fields, written)
     sizes = [(at, d, data.shape[d]) for d, at in place.items()]
     target = Operand.at(data, tuple(fields), sizes, trace.of(data).origin)
     fields = relate(trace, call, [target, written], sorted(place.values()))
     back = {at: d for d, at in place.items()}
     _set_written(trace, call, data, [Field(tuple(back[d] for d in f.dims), f.labels) for f in fields])
+    trace.shifts.add(call.out, {back[d] for d in beside})
 
 
 def _indices(trace: Trace, call: Call) -> tuple[set[int], dict[int, int]]:
@@ -95,13 +96,12 @@ def _written(trace: Trace, call: Call, others: set[int]) -> Operand:
     return operand._replace(fields=tuple(f for f in found if f is not None), bare=bare)
 
 
-def _without_constants(trace: Trace, fields: list[Field], written: Operand) -> list[Field]:
-    """What is silent stays so only where zeros, or other units, are put in its place; other fields are frozen."""
+def _constant_beside(fields: list[Field], written: Operand) -> set[int]:
+    """The places along which silent units are overwritten by what may be another number than zero."""
     if not written.tensor.is_meta and not torch.count_nonzero(written.tensor):
-        return fields
-    fixed = [f for f in fields if not any(set(f.dims) & set(g.dims) for g in written.fields)]
-    trace.relations.freeze(fixed, "is overwritten at places that are looked up")
-    return [f for f in fields if not any(f is g for g in fixed)]
+        return set()
+    lone = (f for f in fields if not any(set(f.dims) & set(g.dims) for g in written.fields))
+    return {place for f in lone for place in f.dims}
 
 
 def _set_written(trace: Trace, call: Call, data: Tensor, fields: list[Field]) -> None:
