@@ -13,10 +13,7 @@ _SHUFFLED = "axes of one tensor are named by an arbitrary number"
 _BAG = "an EmbeddingBag isn't known as an embedding"
 _PARAMETRISED = "axes of parametrised layers are called by the parametrisation"
 _LEARN = "new units get no gradient"
-_ATTENTION = "the head dim, kdim and vdim of nn.MultiheadAttention don't follow"
 
-_DROPPED = "heads are called inexact for an average that nobody reads"
-_TORCH = ("torch", "torch_alone", "torch_biased_keys", "torch_separate")
 
 _GROWTH = "a reason against growth is taken for one against pruning"
 _NORM = "zeros add nothing to a norm, but it is called inexact, or divided by"
@@ -25,7 +22,6 @@ _FORCE = "a warning in the comparison is taken for an error"
 #: Axes that aren't found, or called otherwise.
 AXES: dict[str, str] = {
     **dict.fromkeys(("kernel_grouped", "keys_interleaved", "keys_expanded", "keys_repeated"), _QUERIES),
-    **dict.fromkeys(_TORCH, _DROPPED),
     "one_circular": _WRITTEN,
     "channel_shuffle": "the operator isn't a rectangle",
     "lstm_projected": "the hidden size of a projected LSTM doesn't follow",
@@ -43,7 +39,6 @@ AXES: dict[str, str] = {
 
 #: Networks of which something untrue is said.
 NUMBERS: dict[str, str] = {
-    **dict.fromkeys(_TORCH, _DROPPED),
     "weight_norm_columns": "a silent column has no length",
     **dict.fromkeys(("weight_norm", "weight_norm_all", "weight_norm_old", "rows_divided", "columns_divided"), _NORM),
     "force_field": _FORCE,
@@ -53,10 +48,9 @@ NUMBERS: dict[str, str] = {
 #: Networks that aren't as they should be after an edit.
 EDITS: dict[str, str] = {
     **dict.fromkeys(
-        ("torch_separate", "transposed_grouped", "orthogonal", "similarity", "modulated"),
+        ("transposed_grouped", "orthogonal", "similarity", "modulated"),
         _LEARN,
     ),
-    **dict.fromkeys(("torch", "torch_alone", "torch_biased_keys"), _ATTENTION),
     "weight_norm_columns": "a silent column has no length",
     "weight_norm_old": "sizes are told from a weight that is computed anew at each call",
     "spectral_norm_old": "sizes are told from a weight that is computed anew at each call",

@@ -230,6 +230,7 @@ class _Analysis:
             model.train(training)
             self.trace.count_flops, self.trace.journal = not training, journal
             returned = run(self.trace, model, example.args, example.kwargs, tensors)
+            self.trace.reads.forget_unread(tensors_in(returned), tensors.values())
             shapes.extend(self._put_out(out) for out in tensors_in(returned))
         check_outputs([*self.journals[False][1], *self.journals[True][1]], returned)
         self.trace.relations.join_parts()

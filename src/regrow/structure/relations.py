@@ -223,10 +223,7 @@ class Relations:
 
     def add_up(self, rows: np.ndarray, reason: str) -> None:
         """Note that data with these labels are added up along each row; see :class:`Sum`."""
-        key = ("sum", rows.shape, rows.tobytes(), reason)
-        if key not in self._said:
-            self._said[key] = rows
-            self.summed.append(Sum(rows, reason))
+        self.summed.append(Sum(rows, reason))
 
     def note_kind(self, labels: np.ndarray, kind: str, name: str = "") -> None:
         """Say what kind of thing these labels are, and what an axis of them may be called."""

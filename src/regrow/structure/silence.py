@@ -25,7 +25,8 @@ class Silence:
 
     def __init__(self, relations: Relations, classes: np.ndarray) -> None:
         self.relations, self.classes = relations, classes
-        self.sums = [(s, distinct(classes[relations.bases(s.labels)])) for s in relations.summed]
+        sums = {(s.reason, s.labels.shape, s.labels.tobytes()): s for s in relations.summed}.values()
+        self.sums = [(s, distinct(classes[relations.bases(s.labels)])) for s in sums]
         if self.sums:
             sides = components(relations.count, relations.equal)  # of a product one side is enough
             self.side, self.by_side = sides, np.argsort(sides, kind="stable")

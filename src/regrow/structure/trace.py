@@ -22,6 +22,7 @@ from .boundary import Boundary, name_of_input
 from .integers import integers
 from .journal import Comparison, Journal, Record, numbers_of
 from .meta import tensors_among
+from .reads import Reads
 from .relations import UNIFORM, UNKNOWN, Field, Labelled, Relations, Source
 from .running import module_stack, plain_kernels, swapped
 from .shifts import Shifts
@@ -92,7 +93,7 @@ class Trace(TorchDispatchMode):
         self._uniform: set[int] = set()  # storages
         self._alive: list[Tensor] = []  # ids stay unique only while their tensors live
         self._picked: list[np.ndarray] = []
-        self.shifts = Shifts()
+        self.shifts, self.reads = Shifts(), Reads(relations)
         self.sizes: SizeMode | None = None  # in a first trace, where sizes in Python come from
         self._integers: dict[nn.Module | None, set[int]] = {}
 
@@ -234,13 +235,15 @@ class Trace(TorchDispatchMode):
                 self.order.setdefault(name, self.calls)
         self.calls += 1
         inputs = tuple(self.of(t) for t in tensors)
-        rule = self.rule_of(op)
+        rule, said = self.rule_of(op), self.reads.before()
         if rule is None:
             self._unknown_call(call)
         else:
             rule(self, call)
         if outputs:
             self.shifts.note(self, call, tensors, outputs)
+        if isinstance(self.journal, Journal):
+            self.reads.note(call, said)
         if call.name in _COPIES:
             return out  # whether memory is copied may depend on sizes
         numbers = numbers_of(call, given, bool(inputs) and inputs[0].origin == "uniform")
