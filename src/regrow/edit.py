@@ -212,7 +212,7 @@ def _edited(
     values: Mapping[Axis, Mapping[Entry, Tensor]],
 ) -> dict[str, Tensor]:
     """The tensors as they will be, fresh units filled in."""
-    templates = {entry.name for axis in maps for entry in axis.with_role("free")}
+    templates = {e.name for axis in maps for e in axis.entries if e.role == "free" or (e.role == "in" and e.nonzero)}
     edited = {
         name: mapped(tensor.detach(), by_tensor[name], fill=None if name in templates else 0.0)
         for name, tensor in tensors.items()

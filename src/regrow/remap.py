@@ -86,7 +86,7 @@ def fill_fresh(
     """Write a method's values for the fresh units of one axis into an edited tensor, in place.
 
     Without a value they become zero; in a tensor of role "free" they stay copies of the last unit, since nobody
-    knows what zero would mean there.
+    knows what zero would mean there, and so does what can't be zero.
 
     Raises:
         ValueError: The value has another shape than the new units.
@@ -94,7 +94,7 @@ def fill_fresh(
     indices, origins = origins_in(maps[entry.dim], entry, index_map)
     where = _index(indices, new)
     if value is None:
-        if entry.role != "free":
+        if entry.role != "free" and not entry.nonzero:
             new.index_fill_(entry.dim, where, 0.0)
         return
     given = fresh_origins(entry, index_map, axis.size)

@@ -18,6 +18,7 @@ from .integers import Integer, integers
 from .maps import regular_run
 from .relations import PythonSize, Source
 from .roles import roles
+from .silence import Silent
 from .solve import Solution
 from .trace import Trace
 
@@ -146,8 +147,8 @@ class _Assembly:
                 yield numbers[unit_of], len(members), sources
 
     def _axis(self, member_of: np.ndarray, size: int, touched: list[Source]) -> Axis:
-        zero, seen = self.solution.silence.of(member_of)
-        entries = [self._entry(source, member_of, size, zero) for source in touched]
+        silent = self.solution.silence.of(member_of)
+        entries = [self._entry(source, member_of, size, silent) for source in touched]
         noted = [(kind, name) for labels, kind, name in self.trace.relations.kinds if self._holds(labels, member_of)]
         kinds = {kind for kind, _ in noted}
         kind = "head" if kinds & {"head", "group"} else "feature" if "feature" in kinds else "neuron"
@@ -162,7 +163,8 @@ class _Assembly:
             axis.name = name or ".".join(filter(None, (entries[0].name.rpartition(".")[0], "inputs")))
         if axis.tags & BOUNDARY:
             axis.prunable = Verdict(False, "is at the model's boundary, where positions have a meaning")
-        reason = self.solution.inexact.first(np.flatnonzero(member_of >= 0)) or seen
+        reason = self.solution.inexact.first(np.flatnonzero(member_of >= 0))
+        reason = reason or silent.why or self._lengths(entries, silent)
         axis.exact = Verdict(not reason, reason)
         return axis
 
@@ -179,20 +181,39 @@ class _Assembly:
     def _units(self, labels: np.ndarray, member_of: np.ndarray) -> np.ndarray:
         return member_of[self.solution.classes[labels]]
 
-    def _entry(self, source: Source, member_of: np.ndarray, size: int, zero: np.ndarray) -> Entry:
+    def _entry(self, source: Source, member_of: np.ndarray, size: int, silent: Silent) -> Entry:
         unit_of = member_of[self._classes(source)]
         path, _, attribute = source.tensor.rpartition(".")
         owner = self.model.get_submodule(path)
         run = regular_run(unit_of, size)
         entry = Entry(torch.from_numpy(unit_of), run, source.tensor, owner, attribute, source.dim)
         role = self.roles.get(source.start, "free")
+        if role == "in" and self._whole(source, member_of):
+            role = "out"
         if entry.tensor.is_floating_point() or (role in ("in", "out", "tied") and entry.tensor.dtype != torch.bool):
             entry.role = role
-            summed = np.zeros(source.size, bool)
-            summed[_between(zero, source.start, source.start + source.size) - source.start] = True
-            if role != "var" and (summed & (unit_of >= 0)).any():
-                entry.summed = torch.from_numpy(summed & (unit_of >= 0))
+            summed = _within(silent.zero, source) & (unit_of >= 0)
+            if role != "var" and summed.any():
+                entry.summed = torch.from_numpy(summed)
+            entry.nonzero = bool((_within(silent.nonzero, source) & (unit_of >= 0)).any())
         return entry
+
+    def _whole(self, source: Source, member_of: np.ndarray) -> bool:
+        """Whether units here are whole groups, so that what reads them belongs to them too."""
+        inside = range(source.start, source.start + source.size)
+        rows = [r for r in self.trace.relations.contracted if int(r.flat[0]) in inside]
+        return bool(rows) and not any(len(self.solution.silence.among_others(r, member_of)) for r in rows)
+
+    def _lengths(self, entries: Sequence[Entry], silent: Silent) -> str:
+        """Why the lengths of weights don't allow that units come or go unseen, or ""."""
+        for entry in entries:
+            source = next(s for s in self.sources if (s.tensor, s.dim) == entry.key)
+            if entry.role in ("out", "tied") and (_within(silent.lengths, source) & (entry.unit_of.numpy() >= 0)).any():
+                return "the length of a weight runs over it"
+            read = [e for e in entries if e.role == "in" and e.owner is entry.owner]
+            if entry.role == "in" and all(e.nonzero for e in read):
+                return "a column of the weight can't be zero"
+        return ""
 
     def _counts(self, member_of: np.ndarray) -> Iterator[Count]:
         """Integers handed to calls, where the module that ran or owns the weight has them."""
@@ -273,5 +294,9 @@ def without_immovable(axes: tuple[Axis, ...], reasons: Reasons) -> tuple[tuple[A
     return kept, tuple(reasons.frozen(kept))
 
 
-def _between(ordered: np.ndarray, start: int, stop: int) -> np.ndarray:
-    return ordered[np.searchsorted(ordered, start) : np.searchsorted(ordered, stop)]
+def _within(ordered: np.ndarray, source: Source) -> np.ndarray:
+    """Which labels of a source are among these."""
+    found = np.zeros(source.size, bool)
+    start, stop = np.searchsorted(ordered, [source.start, source.start + source.size])
+    found[ordered[start:stop] - source.start] = True
+    return found

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: What inputs without labels may hold; they must make no difference.
 _OTHERS = ((0.7, True), (-1.3, False))
 
-_KNOWN: dict[object, bool] = {}
+_KNOWN: dict[object, tuple[bool, bool]] = {}
 
 
 def stays(call: Call, labelled: Sequence[bool]) -> bool:
@@ -30,10 +30,20 @@ def stays(call: Call, labelled: Sequence[bool]) -> bool:
     >>> [stays(Call(op, (x,), {}, x, None), [True]) for op in (aten.gelu.default, aten.sigmoid.default)]
     [True, False]
     """
+    return _result(call, labelled)[0]
+
+
+def finite(call: Call, labelled: Sequence[bool]) -> bool:
+    """Whether the result is finite where these tensors are zero, for instance none that is divided by."""
+    return _result(call, labelled)[1]
+
+
+def _result(call: Call, labelled: Sequence[bool]) -> tuple[bool, bool]:
     values = tuple(v.dtype if isinstance(v, Tensor) else repr(v) for v in _leaves(call))
     key = (call.op, values, tuple(labelled), tuple(call.arguments))
     if key not in _KNOWN:
-        _KNOWN[key] = all(_gives_zero(call, labelled, *others) for others in _OTHERS)
+        found = [_at_zero(call, labelled, *others) for others in _OTHERS]
+        _KNOWN[key] = all(zero for zero, _ in found), all(finite for _, finite in found)
     return _KNOWN[key]
 
 
@@ -41,7 +51,8 @@ def _leaves(call: Call) -> list[Any]:
     return pytree.tree_leaves(list(call.arguments.values()))
 
 
-def _gives_zero(call: Call, labelled: Sequence[bool], number: float, truth: bool) -> bool:
+def _at_zero(call: Call, labelled: Sequence[bool], number: float, truth: bool) -> tuple[bool, bool]:
+    """Whether the result is zero, and whether it is finite."""
     zero = iter(labelled)
 
     def probe(value: Any) -> Any:
@@ -54,6 +65,6 @@ def _gives_zero(call: Call, labelled: Sequence[bool], number: float, truth: bool
         with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
             out = call.op(**pytree.tree_map(probe, call.arguments))
     except Exception:  # with values of other kinds than it takes: nothing is known
-        return False
+        return False, True
     tensors = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
-    return all(not t.any() for t in tensors)
+    return all(not t.any() for t in tensors), all(bool(t.isfinite().all()) for t in tensors)

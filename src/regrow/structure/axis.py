@@ -80,7 +80,8 @@ class Entry(Place):
     them), "tied" (it does both), "scale", "shift", "mean" or "var" (of a normalisation), or "free" (none of these).
 
     ``summed`` tells which indices produce what is added up with no weight between, as a query's features are: a new
-    unit sends nothing only where these are zero. None stands for no index.
+    unit sends nothing only where these are zero. None stands for no index. Where ``nonzero`` holds the tensor is
+    divided by its own length, or another that it gives, and can't be zero.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Entry(Place):
     dim: int = 0
     role: str = "free"
     summed: Tensor | None = field(default=None, repr=False)
+    nonzero: bool = field(default=False, repr=False)
 
     @property
     def tensor(self) -> Tensor:
@@ -248,12 +250,9 @@ class Axis:
     def silencing(self) -> tuple[Entry, ...]:
         """The entries that are zero where a unit is silent: producers, scales, shifts and consumers.
 
-        Running statistics stay, and so do directions that a scale of their own brings to length: all results stay
-        finite.
+        Running statistics stay, and so does what is divided by: all results stay finite.
         """
-        scaled = {id(e.owner) for e in self.with_role("scale")}
-        chosen = self.with_role("out", "tied", "scale", "shift", "in")
-        return tuple(e for e in chosen if e.role not in ("out", "in") or id(e.owner) not in scaled)
+        return tuple(e for e in self.with_role("out", "tied", "scale", "shift", "in") if not e.nonzero)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.size} {self.kind}s"

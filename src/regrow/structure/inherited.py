@@ -119,7 +119,9 @@ class Inherited(Relations):
     def rectangle(self, labels: np.ndarray) -> None:
         """Nothing to gather."""
 
-    def add_up(self, rows: np.ndarray, reason: str) -> None:
+    def add_up(
+        self, fld: Field, dim: int, reason: str = "", weight: bool = False, others: Iterable[Field] = ()
+    ) -> None:
         """Nothing to gather."""
 
     def part(self, labels: np.ndarray, axis: int, start: int, stop: int) -> None:

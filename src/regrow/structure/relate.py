@@ -13,10 +13,9 @@ from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor
 
-from .relations import Field, Relations
+from .relations import Field, Relations, rows_along
 from .trace import Call, Trace
 from .views import reshaped
 
@@ -60,7 +59,8 @@ def relate(
     """
     relations = trace.relations
     operands = [_beside_bare(trace, call, operand, operands) for operand in operands]
-    factors = factors or _factors(call, operands)
+    multiplied = call.name.rstrip("_") in ("mul", "div")
+    factors = factors or (range(len(operands)) if multiplied else [0] * len(operands))
     order = range(len(operands))
     if len(set(factors)) > 1:
         order = sorted(order, key=lambda i: _precedence(trace, call, operands, i, output))
@@ -82,13 +82,6 @@ def relate(
 
 #: The number of what is added to a product.
 ADDED = -1
-
-
-def _factors(call: Call, operands: Sequence[Operand]) -> Sequence[int]:
-    name = call.name.rstrip("_")
-    if name in ("mul", "div", "mm", "bmm", "dot") or name.startswith("_scaled_dot_product"):
-        return range(len(operands))
-    return [0] * len(operands)
 
 
 def _precedence(
@@ -209,11 +202,13 @@ def contract(
             extents.update(zip(letters, (first, size // max(1, first)), strict=False))
     operands = [_lettered(trace, call, t, dims, extents) for t, dims in zip(tensors, inputs, strict=True)]
     kept = {ord(c) for letters in output for c in letters}
-    _note_sides(trace, operands, kept)
+    shifted = [{ord(c) for d in trace.shifts.of(t) for c in spec[d]} for t, spec in zip(tensors, inputs, strict=True)]
+    _note_sides(trace, operands, kept, shifted)
     for place in {p for o in operands for f in o.fields for p in f.dims} - kept:
         dims = [next((d for d, letters in enumerate(spec) if chr(place) in letters), -1) for spec in inputs]
         _note_sum(trace, call, operands, place, dims)
-    fields = relate(trace, call, operands, [ord(c) for letters in output for c in letters])
+    places = [ord(c) for letters in output for c in letters]
+    fields = relate(trace, call, operands, places, range(len(operands)))
     return _joined(trace.relations, fields, output, extents), common_origin(o.origin for o in operands)
 
 
@@ -245,16 +240,18 @@ def _lettered(trace: Trace, call: Call, tensor: Tensor, dims: list[str], extents
     return Operand.at(tensor, placed, sizes, known.origin)
 
 
-def _note_sides(trace: Trace, operands: Sequence[Operand], kept: set[int]) -> None:
+def _note_sides(trace: Trace, operands: Sequence[Operand], kept: set[int], shifted: Sequence[set[int]]) -> None:
     """A weight's contracted side consumes the data that it meets, its outer side produces new data.
 
     Of a product of two weights, as in low-rank ones, the right one is taken to come first.
     """
     meets_data = any(o.origin != "weight" for o in operands)
-    for operand in operands:
+    for operand, off in zip(operands, shifted, strict=True):
         for fld in operand.fields if operand.origin == "weight" else ():
             outer = set(fld.dims) <= kept
-            if not outer and trace.shifted(operand.tensor):
+            if not outer and set(fld.dims) & kept:
+                trace.relations.contracted.append(rows_along(fld, set(fld.dims) - kept))
+            if off & set(fld.dims) - kept:
                 trace.relations.mark_inexact([fld], "a weight isn't zero where its parameter is")
             if meets_data:
                 note_role(trace, [fld], "out" if outer else "in")
@@ -266,16 +263,22 @@ def _note_sum(trace: Trace, call: Call, operands: Sequence[Operand], place: int,
     """Where no weight meets the data that are added up, one of them has to be silent by itself."""
     met = [(o, f, d) for o, d in zip(operands, dims, strict=True) for f in o.fields if place in f.dims]
     if not any(o.origin == "weight" for o, _, _ in met):
-        operand, fld, dim = next((m for m in met if m[2] not in trace.shifts.of(m[0].tensor)), met[0])
-        note_summed(trace, call, operand.tensor, dim, fld, place)
+        silent = [m for m in met if m[2] not in trace.shifts.of(m[0].tensor)]
+        operand, fld, dim = (silent or met)[0]
+        note_summed(trace, call, operand.tensor, dim, fld, place, [f for _, f, _ in silent[1:]])
 
 
-def note_summed(trace: Trace, call: Call, data: Tensor, dim: int, fld: Field, place: int) -> None:
-    """These data are added up along a dimension, which is this place of the field, with no weight in between."""
-    rows = np.moveaxis(fld.labels, fld.dims.index(place), -1)
+def note_summed(
+    trace: Trace, call: Call, data: Tensor, dim: int, fld: Field, place: int, others: Iterable[Field] = ()
+) -> None:
+    """These data are added up along a dimension, which is this place of the field, with no weight in between.
+
+    Args:
+        others: Fields that have the place as well, of what the data are multiplied by.
+    """
     shifted = dim in trace.shifts.of(data)
     reason = f"is added up by {call.name} where what is silent isn't zero" if shifted else ""
-    trace.relations.add_up(np.ascontiguousarray(rows.reshape(-1, rows.shape[-1])), reason)
+    trace.relations.add_up(fld, place, reason, others=others)
 
 
 def _joined(relations: Relations, fields: Sequence[Field], dims: list[str], extents: dict[str, int]) -> Sequence[Field]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -106,13 +106,23 @@ class Derived(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """Data that are added up with no weight between; each row of ``labels`` is one sum.
+    """Data that are added up with no weight between, or a weight; each row of ``labels`` is one sum.
 
-    ``reason`` says why nothing can be done about it where what is silent isn't zero there, or is "".
+    ``reason`` says why nothing can be done about it where what is silent isn't zero there, or is "". Of what is
+    multiplied before, ``others`` may be zero instead.
     """
 
     labels: np.ndarray
     reason: str
+    weight: bool = False
+    others: tuple[np.ndarray, ...] = ()
+
+
+class NotZero(NamedTuple):
+    """Labels along which a tensor can't be zero, since it is divided by; ``data`` tells whether it is computed."""
+
+    labels: np.ndarray
+    data: bool
 
 
 class Relations:
@@ -123,12 +133,14 @@ class Relations:
         self.equal: list[tuple[np.ndarray, np.ndarray]] = []
         self.multiplied: list[tuple[np.ndarray, np.ndarray]] = []  # equal too; of each pair one may be silent alone
         self.summed: list[Sum] = []
+        self.nonzero: list[NotZero] = []
         self.frozen: list[tuple[np.ndarray, str]] = []
         self.inexact: list[tuple[np.ndarray, str]] = []
         self.derived: list[Derived] = []
         self.rectangles: list[np.ndarray] = []
         self.kinds: list[tuple[np.ndarray, str, str]] = []  # labels, what they are ("head", …), and their axis's name
         self.roles: list[tuple[np.ndarray, str]] = []
+        self.contracted: list[np.ndarray] = []  # labels of weights, as rows of what is contracted in a group, or a head
         self.computed: list[tuple[np.ndarray, np.ndarray, bool]] = []  # one weight from two; whether by multiplying
         self.sizes: list[PythonSize] = []
         self.moved: dict[object, Any] = {}  # what data movement has made of which arrays, so that it is done once
@@ -221,9 +233,11 @@ class Relations:
         """What has these labels can't come or go without moving the output."""
         self.inexact.extend((f.labels.ravel(), reason) for f in fields)
 
-    def add_up(self, rows: np.ndarray, reason: str) -> None:
-        """Note that data with these labels are added up along each row; see :class:`Sum`."""
-        self.summed.append(Sum(rows, reason))
+    def add_up(
+        self, fld: Field, dim: int, reason: str = "", weight: bool = False, others: Iterable[Field] = ()
+    ) -> None:
+        """Note that what has these labels is added up along one of the field's dimensions; see :class:`Sum`."""
+        self.summed.append(Sum(rows_along(fld, [dim]), reason, weight, tuple(rows_along(f, [dim]) for f in others)))
 
     def note_kind(self, labels: np.ndarray, kind: str, name: str = "") -> None:
         """Say what kind of thing these labels are, and what an axis of them may be called."""
@@ -368,3 +382,11 @@ def _spread(fld: Field, dims: Sequence[int]) -> np.ndarray:
     labels = fld.labels.transpose(order)
     sizes = dict(zip(sorted(fld.dims), labels.shape, strict=True))
     return np.ascontiguousarray(labels).reshape([sizes.get(d, 1) for d in dims])
+
+
+def rows_along(fld: Field, dims: Collection[int]) -> np.ndarray:
+    """A field's labels as rows along some of its dimensions."""
+    order = sorted(range(len(fld.dims)), key=lambda axis: fld.dims[axis] in dims)
+    moved = fld.labels.transpose(order)
+    length = math.prod(n for d, n in zip(fld.dims, fld.labels.shape, strict=True) if d in dims)
+    return np.ascontiguousarray(moved.reshape(-1, length))

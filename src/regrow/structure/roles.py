@@ -39,11 +39,16 @@ def _joined(known: str | None, role: str) -> str:
 def _share(
     one: list[Source], other: list[Source], multiplied: bool, found: dict[int, str], parameters: Collection[str]
 ) -> None:
-    """A weight that is computed from two is what both are; of a parameter and a buffer it is multiplied by only it."""
+    """A weight that is computed from two is what both are, though a scale stays that of what produces units.
+
+    Of a parameter and a buffer that it is multiplied by it is only the parameter.
+    """
     role = next((found[s.start] for s in (*one, *other) if s.start in found), None)
     if role is None:
         return
     for source in (*one, *other):
+        if multiplied and role == "out" and found.get(source.start) == "scale":
+            continue
         if not multiplied or source.tensor in parameters:
             found[source.start] = _joined(found.get(source.start), role)
         elif any(s.tensor in parameters for s in (*one, *other)):

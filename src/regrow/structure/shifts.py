@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import at_zero
+from .relations import NotZero
 
 if TYPE_CHECKING:
     from .trace import Call, Trace
@@ -51,7 +52,15 @@ class Shifts:
                 self.add(out, found)
         elif self._moved(trace, call, tensors):
             for out in outputs:
-                self.add(out)
+                self.add(out, self._still(trace, tensors, out))
+
+    def divided_by(self, trace: Trace, tensor: Tensor, dims: Collection[int]) -> None:
+        """Note that a tensor can't be zero along these dimensions, or the result isn't finite."""
+        known = trace.of(tensor)
+        for fld in known.fields:
+            seen = trace.relations.restrict(fld, dims)
+            if seen is not None:
+                trace.relations.nonzero.append(NotZero(seen.labels.ravel(), known.origin == "data"))
 
     def _moved(self, trace: Trace, call: Call, tensors: Sequence[Tensor]) -> bool:
         """Whether what other calls put out is shifted."""
@@ -69,9 +78,19 @@ class Shifts:
         for dim in sorted(set().union(*labelled)):
             zero = [dim in dims and dim not in off for dims, off in zip(labelled, shifted, strict=True)]
             met = any(dim in dims and dim in off for dims, off in zip(labelled, shifted, strict=True))
+            if not at_zero.finite(call, zero):
+                for tensor, is_zero in zip(tensors, zero, strict=True):
+                    self.divided_by(trace, tensor, [dim - out.ndim + tensor.ndim] if is_zero else [])
             if not at_zero.stays(call, zero) or (met and not self._one_side(trace, tensors, out, [dim])):
                 found.append(dim)
         return found
+
+    def _still(self, trace: Trace, tensors: Sequence[Tensor], out: Tensor) -> list[int]:
+        """All dimensions, but those whose labels have come through whole from where they weren't shifted."""
+        fine = [f.labels for t in tensors for f in trace.of(t).fields if self.of(t).isdisjoint(f.dims)]
+        shifted = {d for t in tensors for d in self.of(t)}
+        through = [f for f in trace.of(out).fields if shifted and any(f.labels is labels for labels in fine)]
+        return sorted(set(range(out.ndim)).difference(*(f.dims for f in through)))
 
     def _one_side(self, trace: Trace, tensors: Sequence[Tensor], out: Tensor, dims: Collection[int]) -> bool:
         """Whether the labels of a product, along these dimensions, are those of a side that is silent."""

@@ -8,11 +8,31 @@ of what is summed together with others; units that are whole rows, as heads ther
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from .closure import components, distinct
 from .relations import Relations
+
+
+class Silent(NamedTuple):
+    """What is said of an axis: ordered labels that must be ``zero`` for new units to send nothing; labels of weights
+    that are added up (``lengths``); labels that can't be zero; and why nothing helps, or "".
+    """
+
+    zero: np.ndarray
+    lengths: np.ndarray
+    nonzero: np.ndarray
+    why: str
+
+
+def _joined(labels: list[np.ndarray]) -> np.ndarray:
+    return distinct(np.concatenate(labels)) if labels else np.zeros(0, np.int64)
+
+
+def _content(labels: np.ndarray) -> tuple[object, ...]:
+    return labels.shape, labels.tobytes()
 
 
 class Silence:
@@ -25,25 +45,37 @@ class Silence:
 
     def __init__(self, relations: Relations, classes: np.ndarray) -> None:
         self.relations, self.classes = relations, classes
-        sums = {(s.reason, s.labels.shape, s.labels.tobytes()): s for s in relations.summed}.values()
+        sums = {(s.reason, s.weight, *map(_content, (s.labels, *s.others))): s for s in relations.summed}.values()
         self.sums = [(s, distinct(classes[relations.bases(s.labels)])) for s in sums]
-        if self.sums:
+        if self.sums or relations.nonzero:
             sides = components(relations.count, relations.equal)  # of a product one side is enough
             self.side, self.by_side = sides, np.argsort(sides, kind="stable")
             self.first = np.searchsorted(sides[self.by_side], np.arange(int(sides.max()) + 2))
 
-    def of(self, unit_of: np.ndarray) -> tuple[np.ndarray, str]:
-        """For an axis, given as each class's unit (or -1): labels that must be zero, and why nothing helps, or ""."""
-        why, zero = "", []
-        for (labels, reason), bases in self.sums:
+    def of(self, unit_of: np.ndarray) -> Silent:
+        """For an axis, given as each class's unit, or -1."""
+        why, zero, added_up, either = "", [], [], []
+        for (labels, reason, weight, others), bases in self.sums:
             if (unit_of[bases] >= 0).any():
-                units = self._units(labels, unit_of)
-                added = labels[(units != units[:, :1]).any(1, keepdims=True) & (units >= 0)]
-                if len(added) and reason:
-                    why = why or reason
-                elif len(added):
-                    zero.append(added)
-        return (self._made_of(distinct(np.concatenate(zero)), unit_of) if zero else np.zeros(0, np.int64)), why
+                added = self.among_others(labels, unit_of)
+                why = why or (reason if len(added) else "")
+                if others and not reason:
+                    either.append([added, *(self.among_others(rows, unit_of) for rows in others)])
+                else:
+                    (added_up if weight else zero if not reason else []).append(added)
+        zero = self._made_of(_joined(zero), unit_of)
+        for choices in either:
+            if not any(len(labels) and np.isin(labels, zero).all() for labels in choices):
+                zero = np.union1d(zero, self._made_of(distinct(choices[0]), unit_of))
+        bases = self.relations.bases
+        nonzero = [n for n in self.relations.nonzero if (self._units(n.labels, unit_of) >= 0).any()]
+        divisors = [self._made_of(n.labels, unit_of) if n.data else bases(n.labels) for n in nonzero]
+        return Silent(zero, bases(_joined(added_up)), _joined(divisors), why)
+
+    def among_others(self, rows: np.ndarray, unit_of: np.ndarray) -> np.ndarray:
+        """Labels of units that stand in a row with others."""
+        units = self._units(rows, unit_of)
+        return rows[(units != units[:, :1]).any(1, keepdims=True) & (units >= 0)]
 
     def _units(self, labels: np.ndarray, unit_of: np.ndarray) -> np.ndarray:
         """The units of labels; combinations that constrain nothing have those of their parts."""
@@ -56,7 +88,7 @@ class Silence:
 
     def _made_of(self, labels: np.ndarray, unit_of: np.ndarray) -> np.ndarray:
         """All labels that must be zero for these to be."""
-        found = waiting = self._equal_to(labels)
+        found = waiting = self._equal_to(labels) if len(labels) else labels
         while len(waiting):
             parts = list(self._parts(waiting, unit_of))
             new = self._equal_to(distinct(np.concatenate(parts))) if parts else found[:0]

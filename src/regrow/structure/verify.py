@@ -194,7 +194,7 @@ class _Numbers:
                 for entry in axis.with_role(*roles):
                     fresh = np.isin(planned[entry.key].units_after[entry], np.flatnonzero(index_map == FRESH))
                     where = torch.from_numpy(np.flatnonzero(fresh)).to(found[entry.name].device)
-                    if len(where) and entry.role in _FRESH:
+                    if len(where) and entry.role in _FRESH and not entry.nonzero:
                         found[entry.name] = found[entry.name].index_fill(entry.dim, where, _FRESH[entry.role])
         for axis, index_map in maps.items():
             for entry in axis.entries:

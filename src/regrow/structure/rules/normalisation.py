@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..integers import Integer
-from ..relate import ADDED, aligned, along, note_role, relate
+from ..relate import ADDED, aligned, along, note_computed, note_role, relate
 from ..relations import Field, PythonSize
 from ..tied import lying_along
 from ..trace import Call, Trace
@@ -130,8 +130,12 @@ def weight_norm(trace: Trace, call: Call) -> None:
     operands = [aligned(trace, direction, direction.ndim), aligned(trace, length, direction.ndim)]
     fields = relate(trace, call, operands, range(direction.ndim))
     note_role(trace, operands[1].fields, "scale")
-    over = [d for d, n in enumerate(length.shape) if n == 1]
-    _statistics_over(trace, call, direction, over)
+    for fld in trace.of(direction).fields:
+        for dim in fld.dims:
+            if length.shape[dim] == 1:
+                trace.relations.add_up(fld, dim, weight=True)
+    note_computed(trace, operands, multiplied=True)
+    trace.shifts.divided_by(trace, direction, [d for d, n in enumerate(length.shape) if n > 1])
     trace.set(call.outputs[0], fields, "weight")
     trace.set(call.outputs[1], trace.of(length).fields, "weight")
 

@@ -35,12 +35,13 @@ def reduction(trace: Trace, call: Call) -> None:
         trace.relations.freeze(lost, f"is counted along by {call.name}")
     elif call.name not in _NEUTRAL:
         trace.relations.mark_inexact(lost, f"{call.name} runs over it")
-    elif known.origin == "weight" and "norm" in call.name:
-        trace.relations.mark_inexact(known.fields, "a norm of the weight runs over it")
-    elif known.origin == "data":
+    else:
         for fld in known.fields:
             for dim in reduced.intersection(fld.dims):
-                note_summed(trace, call, data, dim, fld, dim)
+                if known.origin == "data":
+                    note_summed(trace, call, data, dim, fld, dim)
+                else:
+                    trace.relations.add_up(fld, dim, weight=True)
     for out in call.outputs:
         place = {d: d if out.ndim == data.ndim else i for i, d in enumerate(left)}
         trace.set(out, [Field(tuple(place[d] for d in f.dims), f.labels) for f in fields], known.origin)
