@@ -146,6 +146,7 @@ class Relations:
         self.moved: dict[object, Any] = {}  # what data movement has made of which arrays, so that it is done once
         self._restricted: dict[tuple[int, tuple[int, ...]], tuple[np.ndarray, np.ndarray]] = {}
         self._known: dict[object, np.ndarray] = {}
+        self._starts = np.zeros(0, np.int64)
         self._combinations: dict[int, Combination] = {}
         self._said: dict[object, object] = {}  # arrays are told apart by their ids, and so are kept alive
         self._parts: dict[object, tuple[np.ndarray, int, set[tuple[int, int]]]] = {}
@@ -155,7 +156,7 @@ class Relations:
 
         Combinations that nothing else was said of go with their parts, and constrain nothing.
         """
-        starts = np.array([int(d.labels.flat[0]) for d in self.derived])
+        starts = self._starts_of_derived()
         homes = [self._home(starts, rectangle) for rectangle in self.rectangles]
         read = np.zeros(self.count, bool)
         for labels in (a for group in (*self.equal, *self.multiplied) for a in group):
@@ -184,7 +185,13 @@ class Relations:
         return number if low > 0 and high < starts[number] + self.derived[number].labels.size else -1
 
     def bases(self, labels: np.ndarray) -> np.ndarray:
-        """The labels of tensors that these are, stand for, or combine."""
+        """The labels of tensors that these are, stand for, or combine, in order."""
+        key = ("bases", len(self.derived), labels.__array_interface__["data"], labels.shape, labels.strides)
+        if key not in self.moved:
+            self.moved[key] = (labels, self._find_bases(labels))
+        return self.moved[key][1]
+
+    def _find_bases(self, labels: np.ndarray) -> np.ndarray:
         found, waiting = [], np.unique(labels)
         while len(waiting):
             own, parts = np.ones(len(waiting), bool), []
@@ -197,13 +204,18 @@ class Relations:
 
     def made(self, labels: np.ndarray) -> Iterator[tuple[Derived, np.ndarray, np.ndarray]]:
         """What those of these labels come from that were made of others: where they are here, and where there."""
-        starts = np.array([int(d.labels.flat[0]) for d in self.derived])
+        starts = self._starts_of_derived()
         makers = np.searchsorted(starts, labels, side="right") - 1
         for number in np.unique(makers[makers >= 0]):
             derived = self.derived[number]
             here = np.flatnonzero((makers == number) & (labels < starts[number] + derived.labels.size))
             if len(here):
                 yield derived, here, labels[here] - starts[number]
+
+    def _starts_of_derived(self) -> np.ndarray:
+        if len(self._starts) != len(self.derived):
+            self._starts = np.array([int(d.labels.flat[0]) for d in self.derived])
+        return self._starts
 
     def new_labels(self, count: int) -> np.ndarray:
         """``count`` labels that nothing else has."""
