@@ -44,14 +44,6 @@ EDITS: dict[str, str] = {
     "force_field": _FORCE,
 }
 
-_DATA = "products of data with data are counted with no axis"
-
-#: Networks whose units aren't counted right.
-UNITS: dict[str, str] = {
-    **dict.fromkeys(("by_hand", "packed_reshape", "kernel_grouped", "keys_interleaved", "encoder", "windows"), _DATA),
-    **dict.fromkeys(("hyper", "torch"), _DATA),
-}
-
 
 def marked(wrong: Mapping[str, str], names: Iterable[str]) -> list[Any]:
     """The names as parameters; those in ``wrong`` are expected to fail."""

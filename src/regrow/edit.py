@@ -257,15 +257,15 @@ def _describe(
     method: str,
 ) -> Edit:
     now = named_tensors(structure.model)
-    before = {name: tensor.numel() for name, tensor in now.items()}
-    after = before | {name: tensor.numel() for name, tensor in edited.items()}
+    before = {name: tensor.shape for name, tensor in now.items()}
+    after = before | {name: tensor.shape for name, tensor in edited.items()}
     parameters = [name for name, tensor in now.items() if isinstance(tensor, nn.Parameter)]
     return Edit(
         structure,
         action,
         method,
         {axis.name: (axis.size, len(index_map)) for axis, index_map in maps.items()},
-        (sum(before[name] for name in parameters), sum(after[name] for name in parameters)),
+        (sum(before[name].numel() for name in parameters), sum(after[name].numel() for name in parameters)),
         (structure.flops(before), structure.flops(after)),
         {axis.name: np.flatnonzero(index_map == FRESH).tolist() for axis, index_map in maps.items()},
         {axis.name: np.setdiff1d(np.arange(axis.size), index_map).tolist() for axis, index_map in maps.items()},

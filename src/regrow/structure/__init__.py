@@ -58,7 +58,7 @@ class Structure:
         self.model, self.axes, self.frozen = model, axes, frozen
         self._example = example
         self.unknown = dict(trace.unknown)
-        self._flops = dict(trace.flops)
+        self._flops = trace.flops
         self.edits: list[object] = []  # applied and not undone, oldest first
         for axis in axes:
             axis.structure = self
@@ -101,20 +101,19 @@ class Structure:
             raise ValueError(f"there is no kind {kind!r} of axis; kinds are {', '.join((*KINDS, *sorted(TAGS)))}.")
         return tuple(a for a in self.axes if fnmatchcase(a.name, pattern) and kind in (None, a.kind, *a.tags))
 
-    def flops(self, sizes: Mapping[str, int] | None = None) -> float:
+    def flops(self, shapes: Mapping[str, Sequence[int]] | None = None) -> float:
         """FLOPs (2 × multiply-adds) of one forward pass on the analysed example.
 
         Args:
-            sizes: Numbers of elements of all tensors by name, in place of the present ones.
+            shapes: Of all tensors by name, in place of the present ones.
         """
-        if sizes is None:
-            sizes = {name: tensor.numel() for name, tensor in named_tensors(self.model).items()}
-        booked = {name: share for name, share in self._flops.items() if name is not None}
-        return self._flops.get(None, 0.0) + sum(share * sizes[name] for name, share in booked.items())
+        if shapes is None:
+            shapes = {name: tensor.shape for name, tensor in named_tensors(self.model).items()}
+        return self._flops.total(shapes)
 
-    def flops_per_element(self, name: str) -> float:
-        """The part of :meth:`flops` that goes with each element of one tensor."""
-        return self._flops.get(name, 0.0)
+    def flops_per(self, name: str, dim: int | None = None) -> float:
+        """The part of :meth:`flops` that goes with each element of a tensor, or with each index of a dimension."""
+        return self._flops.per_element.get(name, 0.0) if dim is None else self._flops.per_index.get((name, dim), 0.0)
 
     def tensor(self, name: str) -> Tensor:
         """The parameter or buffer of that name, as it is now."""

@@ -198,7 +198,9 @@ class Axis:
     @property
     def flops(self) -> float:
         """FLOPs of a forward pass on the analysed example that leave with one unit; see :meth:`Structure.flops`."""
-        return sum(self.structure.flops_per_element(tensor) * lost for tensor, lost in self._lost())
+        by_element = sum(self.structure.flops_per(tensor) * lost for tensor, lost in self._lost())
+        by_index = (self.structure.flops_per(e.name, e.dim) * int((e.unit_of >= 0).sum()) for e in self.entries)
+        return by_element + sum(by_index) / self.size
 
     def _lost(self) -> Iterator[tuple[str, float]]:
         """Parameters with the number of their elements that leave with one unit."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import meta
 from .boundary import Boundary, name_of_input
+from .flops import Flops
 from .integers import integers
 from .journal import Comparison, Journal, Record, numbers_of
 from .meta import tensors_among
@@ -81,7 +82,7 @@ class Trace(TorchDispatchMode):
         self.sources: list[Source] = []
         self.order: dict[str, int] = {}  # tensor name -> number of the first call that read it
         self.unknown: dict[str, int] = {}  # calls without a rule -> how often they were made
-        self.flops: dict[str | None, float] = {}  # tensor name -> FLOPs per element; None: not by weights
+        self.flops = Flops()
         self.count_flops = True
         self.modules: list[nn.Module] = []
         self.module_names: dict[nn.Module, str] = {}
@@ -213,13 +214,14 @@ class Trace(TorchDispatchMode):
         """The module that a weight belongs to, by name."""
         return (self.name_of(tensor) or "").rpartition(".")[0]
 
-    def book_flops(self, weight: Tensor, flops: float) -> None:
-        """Book the FLOPs of a call on the weight it reads, so that they follow its size."""
-        if not self.count_flops:
-            return
-        name = self.name_of(weight)
-        share = flops / self._numels[name] if name else flops
-        self.flops[name] = self.flops.get(name, 0.0) + share
+    def numel_of(self, name: str) -> int:
+        """The number of elements of a parameter or buffer."""
+        return self._numels[name]
+
+    def book_flops(self, tensors: Sequence[Tensor], flops: float) -> None:
+        """Book the FLOPs of a call that multiplies tensors."""
+        if self.count_flops:
+            self.flops.book(self, tensors, flops)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         op, kwargs = func, kwargs or {}

@@ -30,8 +30,7 @@ def matrix_product(trace: Trace, call: Call) -> None:
             trace.relations.mark_inexact(trace.of(tensor).fields, "a norm of the weight runs over it")
     for tensor in added:
         _add_shift(trace, call, aligned(trace, tensor, call.out.ndim))
-    weight = right if trace.of(right).origin == "weight" else left
-    trace.book_flops(weight, 2 * call.out.numel() * left.shape[-1])
+    trace.book_flops([right, left], 2 * call.out.numel() * left.shape[-1])
 
 
 @rules_for("_grouped_mm")
@@ -47,7 +46,7 @@ def grouped_product(trace: Trace, call: Call) -> None:
         )
         return trace.set(call.out, (), "data")
     trace.set(call.out, *contract(trace, call, [data, weight], "nk,ekm->nm"))
-    trace.book_flops(weight, 2 * data.numel() * weight.shape[-1])
+    trace.book_flops([weight], 2 * data.numel() * weight.shape[-1])
     return None
 
 
@@ -58,9 +57,8 @@ def trilinear(trace: Trace, call: Call) -> None:
     letters = "abcdefghijklmnopqrstuvwxyz"[: tensors[0].ndim + len(expanded[0])]
     specs = ["".join(c for d, c in enumerate(letters) if d not in without) for without in (*expanded, call["sumdim"])]
     trace.set(call.out, *contract(trace, call, tensors, f"{','.join(specs[:3])}->{specs[3]}"))
-    weight = next((t for t in tensors if trace.of(t).origin == "weight"), tensors[0])
     summed = {c: n for t, spec in zip(tensors, specs, strict=False) for c, n in zip(spec, t.shape, strict=True)}
-    trace.book_flops(weight, 2 * math.prod(summed.values()))
+    trace.book_flops(tensors, 2 * math.prod(summed.values()))
 
 
 def _note_attention(trace: Trace, call: Call, left: Tensor, right: Tensor) -> None:
@@ -100,7 +98,7 @@ def convolution(trace: Trace, call: Call) -> None:
     if call.get("bias") is not None:
         _add_shift(trace, call, along(trace, call["bias"], dim=len(batch)))
     moved = data if transposed else call.out
-    trace.book_flops(weight, 2 * weight.numel() * moved.numel() // moved.shape[len(batch)])
+    trace.book_flops([weight, data], 2 * weight.numel() * moved.numel() // moved.shape[len(batch)])
 
 
 def _places(call: Call, weight: Tensor) -> str:
@@ -169,3 +167,5 @@ def attention(trace: Trace, call: Call) -> None:
     trace.set(call.outputs[0], fields, origin)
     for out in call.outputs[1:]:
         trace.set(out, (), "data")
+    trace.book_flops([query, key], 2 * query.numel() * key.shape[2])
+    trace.book_flops([call.outputs[0], value], 2 * call.outputs[0].numel() * key.shape[2])
