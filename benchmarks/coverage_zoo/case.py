@@ -43,6 +43,19 @@ class Case:
         args, kwargs = pytree.tree_map(first, (self.args, self.kwargs), is_leaf=lambda value: isinstance(value, list))
         return Case(self.model, args, kwargs, self.ragged)
 
+    def evaluate_in_double(self) -> list[Tensor]:
+        """The outputs in eval mode, in double precision; the model is as it was then."""
+
+        def double(value: Any) -> Any:
+            return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        args, kwargs = pytree.tree_map(double, (self.args, self.kwargs))
+        self.model.double()
+        try:
+            return Case(self.model, args, kwargs, self.ragged).evaluate()
+        finally:
+            self.model.float()
+
     def run(self) -> list[Tensor]:
         """The floating point outputs in the model's mode; the same random draws every time."""
         torch.manual_seed(SEED)
