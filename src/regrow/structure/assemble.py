@@ -76,7 +76,7 @@ class _Assembly:
         self.sources = sorted(used, key=lambda source: (trace.order[source.tensor], source.dim))
         self.roles = roles(trace, dict(model.named_parameters()))
         self.names = {module: name for name, module in model.named_modules()}
-        self.starts = {(source.tensor, source.dim): source.start for source in trace.sources}
+        self.source_of = {(source.tensor, source.dim): source for source in trace.sources}
 
     def axes(self) -> Iterator[Axis]:
         """All axes, without names and in no order."""
@@ -87,7 +87,7 @@ class _Assembly:
     def when(self, axis: Axis) -> tuple[int, ...]:
         """Axes are ordered by the call that reads their first tensor, then as they lie in it, the outer ones first."""
         first = _first(axis)
-        begin = self.starts[first.key] + int((first.unit_of >= 0).int().argmax())
+        begin = self.source_of[first.key].start + int((first.unit_of >= 0).int().argmax())
         return self.trace.order[first.name], begin, -first.run
 
     def reasons(self) -> Reasons:
@@ -128,7 +128,7 @@ class _Assembly:
             here = here[here >= 0]
             if not len(here):
                 continue
-            new, at, times = np.unique(here, return_index=True, return_counts=True)
+            new, at, times = _counted(here)
             prints[new] += times.astype(np.uint64) * weights[number]
             unseen = first_seen[new] < 0
             first_seen[new[unseen]] = number * 10**9 + at[unseen]
@@ -207,8 +207,8 @@ class _Assembly:
     def _lengths(self, entries: Sequence[Entry], silent: Silent) -> str:
         """Why the lengths of weights don't allow that units come or go unseen, or ""."""
         for entry in entries:
-            source = next(s for s in self.sources if (s.tensor, s.dim) == entry.key)
-            if entry.role in ("out", "tied") and (_within(silent.lengths, source) & (entry.unit_of.numpy() >= 0)).any():
+            along = entry.role in ("out", "tied") and _within(silent.lengths, self.source_of[entry.key])
+            if np.any(along & (entry.unit_of.numpy() >= 0)):
                 return "the length of a weight runs over it"
             read = [e for e in entries if e.role == "in" and e.owner is entry.owner]
             if entry.role == "in" and all(e.nonzero for e in read):
@@ -292,6 +292,13 @@ def without_immovable(axes: tuple[Axis, ...], reasons: Reasons) -> tuple[tuple[A
             reasons.give(entry, axis.prunable.reason)
     _name(kept)
     return kept, tuple(reasons.frozen(kept))
+
+
+def _counted(units: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct units, where each is first, and how often it is there."""
+    if (units[1:] > units[:-1]).all():
+        return units, np.arange(len(units)), np.ones(len(units), np.int64)
+    return np.unique(units, return_index=True, return_counts=True)
 
 
 def _within(ordered: np.ndarray, source: Source) -> np.ndarray:

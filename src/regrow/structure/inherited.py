@@ -12,7 +12,7 @@ from functools import reduce
 
 import numpy as np
 
-from .maps import PlaceMap
+from .maps import FRESH, PlaceMap
 from .relations import Field, Relations
 
 _SHIFT = 24
@@ -62,30 +62,30 @@ def old_only(values: np.ndarray) -> np.ndarray:
     return _without(values, fresh) if fresh.any() else values
 
 
-def inherited(
-    labels: np.ndarray, place: PlaceMap, fresh: Mapping[int, tuple[int, np.ndarray]], prints: Fingerprints
-) -> np.ndarray:
+def inherited(labels: np.ndarray, place: PlaceMap, fresh: Mapping[int, np.ndarray], prints: Fingerprints) -> np.ndarray:
     """The fingerprints along an edited dimension.
 
     Args:
         labels: What the dimension had before.
         place: How it was edited.
-        fresh: For the places of axes that grow (by id) a number that tells the axis from others, and its new units.
+        fresh: For the places of axes that grow (by id) their :func:`codes`.
     """
     values = prints.of[labels][place.take]
-    if place.fresh.any():
-        codes = np.zeros(len(values), np.int64)
+    new = np.flatnonzero(place.fresh)
+    if len(new):
+        found = np.zeros(len(new), np.int64)
         for position, units in place.units_after.items():
-            number, new = fresh.get(id(position), (0, np.zeros(0, np.int64)))
-            codes |= np.where(np.isin(units, new), _code(units, number), 0)
-        values = np.where(place.fresh, values | codes, values)
+            if id(position) in fresh:
+                found |= fresh[id(position)][units[new]]
+        values[new] |= found
     return values
 
 
-def _code(units: np.ndarray, number: int) -> np.ndarray:
-    """Up to four bits for each unit of an axis with a number."""
-    scattered = ((units.astype(np.int64) + 1) * 131 + number * 7919) * _MIX
-    return np.bitwise_or.reduce([np.int64(1) << (scattered >> at) % _SHIFT for at in (8, 20, 32, 44)])
+def codes(index_map: np.ndarray, number: int) -> np.ndarray:
+    """Up to four bits for each new unit of an axis with a number, none for old ones, and at last none for no unit."""
+    scattered = ((np.arange(1, len(index_map) + 1)) * 131 + number * 7919) * _MIX
+    found = np.bitwise_or.reduce([np.int64(1) << (scattered >> at) % _SHIFT for at in (8, 20, 32, 44)])
+    return np.append(np.where(index_map == FRESH, found, 0), 0)
 
 
 def mixed(parts: Sequence[np.ndarray]) -> np.ndarray:

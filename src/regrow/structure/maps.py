@@ -56,7 +56,7 @@ class PlaceMap:
         if self._steps:
             unit_of = place.unit_of.numpy()[self.take]
             take = np.flatnonzero(_stays(number)[unit_of])
-            self._step(place, take, number[unit_of[take]], np.zeros(0, np.int64))
+            self._step(place, take, number[unit_of[take]], np.zeros(len(take), bool))
         else:
             self._left &= _stays(number)[place.unit_of.numpy()]
             self._thinned.append((place, number))
@@ -66,10 +66,10 @@ class PlaceMap:
         """Follow one axis's index map, on top of what has been applied."""
         unit_of = place.unit_of.numpy()[self.take]
         take, units = _rearrange(unit_of, self._run(place, unit_of, size), index_map, size)
-        self._step(place, take, units, np.flatnonzero(index_map == FRESH))
+        self._step(place, take, units, np.append(index_map == FRESH, False)[units])
 
     def _step(self, place: Place, take: np.ndarray, units: np.ndarray, fresh: np.ndarray) -> None:
-        self._now = self.take[take], self.fresh[take] | np.isin(units, fresh)
+        self._now = self.take[take], self.fresh[take] | fresh
         self._steps.append((place, take, units))
 
     def _run(self, place: Place, unit_of: np.ndarray, size: int) -> int:
@@ -155,6 +155,10 @@ def _rearrange(unit_of: np.ndarray, run: int, index_map: np.ndarray, size: int) 
     if not run:
         return _beside_templates(unit_of, index_map, size)
     inside = np.flatnonzero(unit_of >= 0)
+    if len(inside) == size * run == inside[-1] - inside[0] + 1:
+        block = unit_of[inside[0] : inside[-1] + 1].reshape(size, run)
+        if (block == np.arange(size)[:, None]).all():
+            return _in_turn(len(unit_of), int(inside[0]), run, index_map, size)
     cycles = inside.reshape(-1, size, run)
     order = unit_of[cycles[:, :, 0]]
     cycles = np.take_along_axis(cycles, np.argsort(order, axis=1)[:, :, None], axis=1)
@@ -173,6 +177,17 @@ def _rearrange(unit_of: np.ndarray, run: int, index_map: np.ndarray, size: int) 
     ranks = np.concatenate([np.full(len(outside), -1), rank.ravel()])
     by_place = np.lexsort((np.arange(len(take)), ranks, anchors))
     return take[by_place], units[by_place]
+
+
+def _in_turn(length: int, start: int, run: int, index_map: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The common case: all units stand one after the other, from ``start`` on."""
+    origin = np.where(index_map == FRESH, size - 1, index_map)
+    moved = (start + origin[:, None] * run + np.arange(run)).ravel()
+    behind = np.arange(start + size * run, length)
+    take = np.concatenate([np.arange(start), moved, behind])
+    units = np.full(len(take), -1)
+    units[start : start + len(moved)] = np.repeat(np.arange(len(index_map)), run)
+    return take, units
 
 
 def _beside_templates(unit_of: np.ndarray, index_map: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from .axis import BOUNDARY, Axis, Verdict
 from .repair import Joined, Repairs
-from .subsets import FEW, ROUNDS, first_halves, grown, not_yet_away, one_of_two, random_subsets, rounds
+from .subsets import FEW, exchanged, first_halves, grown, not_yet_away, one_of_two, random_subsets, rounds
 from .suspects import Suspects, signature
 from .trial import Maps, Outcome, Trials
 
@@ -43,19 +43,39 @@ class Proof:
         for axis in self.axes:
             if axis.size == 1:
                 axis.prunable = axis.growable = Verdict(False, "is the only one of its kind")
-        self._settle("prunable", random_subsets, training=True)
-        self._settle("prunable", first_halves, training=False)
+        if not self._all_at_once():
+            self._one_by_one()
         self._try_apart()
-        stuck = [axis for axis in self.axes if not axis.prunable and axis.size > 1 and not axis.tags & BOUNDARY]
-        for axis in stuck:
-            axis.growable = axis.prunable
-        self._settle("growable", grown, training=False)
-        self._try_to_grow(stuck)
         self._try_one_of_two()
         for axis in self.axes:
             if axis.size == 2 and axis.prunable and not axis.growable:
                 axis.prunable = axis.growable  # at its least, only growth shows whether its size may differ
         return self.axes
+
+    def _all_at_once(self) -> bool:
+        """Where nothing is wrong two trials tell: in each some units go and others come."""
+        tried = []
+        for edit, training in ((random_subsets, True), (first_halves, False)):
+            left = edit([axis for axis in self.axes if axis.prunable])
+            maps = exchanged(left, [axis for axis in self.axes if axis.growable])
+            outcome = self.trials.run(self.axes, maps, training)
+            if outcome.failure:
+                return False
+            tried.append((maps, outcome, training))
+        for maps, outcome, training in tried:
+            self._note_away(maps)
+            self._compare_numbers(maps, outcome, training)
+        return True
+
+    def _one_by_one(self) -> None:
+        """Shrinking first, then growing; what fails is mended, or refused."""
+        self._settle("prunable", random_subsets, training=True)
+        self._settle("prunable", first_halves, training=False)
+        stuck = [axis for axis in self.axes if not axis.prunable and axis.size > 1 and not axis.tags & BOUNDARY]
+        for axis in stuck:
+            axis.growable = axis.prunable
+        self._settle("growable", grown, training=False)
+        self._try_to_grow(stuck)
 
     def _try_apart(self) -> None:
         """Axes that share a dimension by themselves, and the units that were never away."""
@@ -68,8 +88,15 @@ class Proof:
             apart = ([axis for axis in together if axis in axes] for together in rounds(self.axes))
             return next((found for together in apart if (found := waiting(together))), [])
 
-        for _ in range(ROUNDS * ROUNDS):
-            self._settle("prunable", lambda axes: not_yet_away(axes, alone), False, left, alone)
+        while chosen := left([axis for axis in self.axes if axis.prunable]):
+            maps = exchanged(not_yet_away(chosen, alone), [axis for axis in chosen if axis.growable])
+            outcome = self.trials.run(self.axes, maps, False)
+            if outcome.failure:
+                self._settle("prunable", lambda axes: not_yet_away(axes, alone), False, left, alone)
+                self._settle("growable", grown, False, lambda axes, chosen=chosen: [a for a in axes if a in chosen])
+            else:
+                self._note_away(maps, alone)
+                self._compare_numbers(maps, outcome, False)
         self._settle("prunable", lambda axes: not_yet_away(axes, self.away), False, self._never_away)
 
     def _never_away(self, axes: Sequence[Axis]) -> list[Axis]:
@@ -107,15 +134,20 @@ class Proof:
             maps = edit(chosen)
             outcome = self.trials.run(self.axes, maps, training)
             if not outcome.failure:
-                for seen in (self.away, away) if away is not None else (self.away,):
-                    _note_away(seen, maps)
+                self._note_away(maps, away)
                 return self._compare_numbers(maps, outcome, training)
             suspects = Suspects(self.trials, maps, outcome, training).axes or list(maps)
             if self._blame_one(suspects, verdict, edit, training, outcome.position):
                 continue
             if outcome.raised and self._by_chance(suspects, maps, training):
-                return None
+                return self._note_away(maps, away)
             self._blame_together(suspects, maps, outcome, verdict, training)
+
+    def _note_away(self, maps: Maps, away: dict[Axis, set[int]] | None = None) -> None:
+        for axis, index_map in maps.items():
+            gone = set(range(axis.size)).difference(index_map.tolist())
+            for seen in (self.away, away) if away is not None else (self.away,):
+                seen.setdefault(axis, set()).update(gone)
 
     def _blame_one(self, suspects: Sequence[Axis], verdict: str, edit: Edit, training: bool, position: int) -> bool:
         """Mend the first suspect that fails by itself by then, or refuse it; whether there is one."""
@@ -198,8 +230,3 @@ class Proof:
     def _name(self, training: bool, position: int) -> str:
         record = self.trials.record(training, position)
         return record.op._schema.name.partition("::")[2] if record is not None else "a call"
-
-
-def _note_away(away: dict[Axis, set[int]], maps: Maps) -> None:
-    for axis, index_map in maps.items():
-        away.setdefault(axis, set()).update(set(range(axis.size)).difference(index_map.tolist()))

@@ -297,7 +297,7 @@ class Relations:
                 key = (id(size.integer.holder), size.integer.attribute, size.integer.item)
                 self.equate(counted.setdefault(key, size.labels), size.labels)
 
-    def restrict(self, fld: Field, dims: Sequence[int]) -> Field | None:
+    def restrict(self, fld: Field, dims: Collection[int]) -> Field | None:
         """The field as seen from ``dims`` alone: each place there stands for a whole row (a *slab*)."""
         keep = tuple(d for d in fld.dims if d in dims)
         if keep == fld.dims or not keep:

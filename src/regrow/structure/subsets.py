@@ -72,6 +72,18 @@ def grown(axes: Sequence[Axis]) -> Maps:
     return {axis: np.append(np.arange(axis.size), np.full(_more(axis), FRESH)) for axis in axes}
 
 
+def exchanged(left: Maps, growing: Sequence[Axis]) -> Maps:
+    """Units go and others come, in one edit, so that each axis has another size; of others some only come."""
+    maps = {}
+    for axis in dict.fromkeys((*left, *growing)):
+        kept = left.get(axis, np.arange(axis.size))
+        kept = kept[kept != FRESH]
+        wanted = [n for n in range(1, 9) if math.gcd(len(kept) + n, axis.size) == 1]
+        new = _random(axis, "exchanged").choice(wanted or [axis.size - len(kept) + 1])
+        maps[axis] = np.append(kept, np.full(int(new) if axis in growing else 0, FRESH))
+    return maps
+
+
 def _more(axis: Axis) -> int:
     """How many units come: old and new size have no divisor in common, or a literal could divide both."""
     return int(_random(axis, "more").choice([n for n in range(1, 8) if math.gcd(n, axis.size) == 1]))

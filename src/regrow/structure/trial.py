@@ -14,7 +14,7 @@ from .axis import Axis, Count
 from .boundary import name_of_input, with_inputs
 from .declared import outdated_sizes
 from .example import Example, named_tensors, tensors_in, tensors_in_order
-from .inherited import Disagreement, Fingerprints, Inherited, inherited
+from .inherited import Disagreement, Fingerprints, Inherited, codes, inherited
 from .journal import Comparison, Journal, Misfit, Reached, Record
 from .maps import FRESH, PlaceMap, plan
 from .rules import rule_of
@@ -116,9 +116,8 @@ class Trials:
         """Stand-ins of the edited shapes, with inherited labels; and the inputs."""
         fresh = {}
         for number, (axis, index_map) in enumerate(maps.items()):
-            new = np.flatnonzero(index_map == FRESH)
-            if len(new):
-                fresh.update({id(place): (number, new) for place in axis.places})
+            if (index_map == FRESH).any():
+                fresh.update(dict.fromkeys(map(id, axis.places), codes(index_map, number)))
         by_tensor: dict[str, dict[int, PlaceMap]] = {}
         for (name, dim), place in planned.items():
             by_tensor.setdefault(name, {})[dim] = place
