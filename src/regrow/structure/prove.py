@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from .axis import BOUNDARY, Axis, Verdict
 from .repair import Joined, Repairs
 from .subsets import FEW, exchanged, first_halves, grown, not_yet_away, one_of_two, random_subsets, rounds
@@ -37,6 +39,7 @@ class Proof:
         self.cleared: set[tuple[Axis, object]] = set()  # axes that numbers at these places don't follow
         self.placed: set[object] = set()
         self.away: dict[Axis, set[int]] = {}  # units without which the model has run
+        self.alone: dict[Axis, set[int]] = {}  # the same, while no other axis in their dimensions was edited
 
     def run(self) -> list[Axis]:
         """All trials; the axes as they are then."""
@@ -53,11 +56,18 @@ class Proof:
         return self.axes
 
     def _all_at_once(self) -> bool:
-        """Where nothing is wrong two trials tell: in each some units go and others come."""
+        """Where nothing is wrong two trials tell: in each some units go and others come.
+
+        In the second, of axes that share a dimension only some do, which are tried apart then.
+        """
         tried = []
-        for edit, training in ((random_subsets, True), (first_halves, False)):
-            left = edit([axis for axis in self.axes if axis.prunable])
-            maps = exchanged(left, [axis for axis in self.axes if axis.growable])
+        later = {axis for together in rounds(self.axes)[1:] for axis in together}
+        for edit, training, axes in (
+            (random_subsets, True, self.axes),
+            (first_halves, False, [axis for axis in self.axes if axis not in later]),
+        ):
+            left = edit([axis for axis in axes if axis.prunable])
+            maps = exchanged(left, [axis for axis in axes if axis.growable])
             outcome = self.trials.run(self.axes, maps, training)
             if outcome.failure:
                 return False
@@ -79,25 +89,33 @@ class Proof:
 
     def _try_apart(self) -> None:
         """Axes that share a dimension by themselves, and the units that were never away."""
-        alone: dict[Axis, set[int]] = {}  # units that were away by their axis alone
-
-        def waiting(axes: Sequence[Axis]) -> list[Axis]:
-            return [axis for axis in axes if len(alone.get(axis, ())) < min(axis.size, 1 if axis.size > FEW else FEW)]
-
-        def left(axes: Sequence[Axis]) -> list[Axis]:
-            apart = ([axis for axis in together if axis in axes] for together in rounds(self.axes))
-            return next((found for together in apart if (found := waiting(together))), [])
-
-        while chosen := left([axis for axis in self.axes if axis.prunable]):
-            maps = exchanged(not_yet_away(chosen, alone), [axis for axis in chosen if axis.growable])
+        while chosen := self._waiting([axis for axis in self.axes if axis.prunable]):
+            maps = exchanged(self._not_yet_away(chosen), [axis for axis in chosen if axis.growable])
             outcome = self.trials.run(self.axes, maps, False)
             if outcome.failure:
-                self._settle("prunable", lambda axes: not_yet_away(axes, alone), False, left, alone)
+                self._settle("prunable", self._not_yet_away, False, self._waiting)
                 self._settle("growable", grown, False, lambda axes, chosen=chosen: [a for a in axes if a in chosen])
             else:
-                self._note_away(maps, alone)
+                self._note_away(maps)
                 self._compare_numbers(maps, outcome, False)
+            for axis, index_map in maps.items():
+                self.alone.setdefault(axis, set()).update(_gone(axis, index_map))
         self._settle("prunable", lambda axes: not_yet_away(axes, self.away), False, self._never_away)
+
+    def _waiting(self, axes: Sequence[Axis]) -> list[Axis]:
+        """Some of these that have to be tried apart yet: of few units each is away once, of many some are."""
+        for together in rounds(self.axes):
+            apart = [axis for axis in together if axis in axes]
+            seen = {axis: len(self.alone.get(axis, ())) for axis in apart}
+            found = [axis for axis in apart if seen[axis] < (axis.size if axis.size <= FEW else 1)]
+            if found:
+                return found
+        return []
+
+    def _not_yet_away(self, axes: Sequence[Axis]) -> Maps:
+        return not_yet_away(
+            axes, {axis: (self.alone if axis.size <= FEW else self.away).get(axis, set()) for axis in axes}
+        )
 
     def _never_away(self, axes: Sequence[Axis]) -> list[Axis]:
         return [axis for axis in axes if len(self.away.get(axis, ())) < axis.size]
@@ -117,37 +135,27 @@ class Proof:
             unclear.update(suspects)
 
     def _settle(
-        self,
-        verdict: str,
-        edit: Edit,
-        training: bool,
-        among: Callable[[Sequence[Axis]], Sequence[Axis]] = list,
-        away: dict[Axis, set[int]] | None = None,
+        self, verdict: str, edit: Edit, training: bool, among: Callable[[Sequence[Axis]], Sequence[Axis]] = list
     ) -> None:
-        """Mend or refuse axes until the model runs with all the others edited.
-
-        Args:
-            among: Chooses those that are tried.
-            away: Gets the units without which the model has run then.
-        """
+        """Mend or refuse axes until the model runs with all the others (among those that are chosen) edited."""
         while chosen := among([axis for axis in self.axes if getattr(axis, verdict)]):
             maps = edit(chosen)
             outcome = self.trials.run(self.axes, maps, training)
             if not outcome.failure:
-                self._note_away(maps, away)
+                self._note_away(maps)
                 return self._compare_numbers(maps, outcome, training)
             suspects = Suspects(self.trials, maps, outcome, training).axes or list(maps)
             if self._blame_one(suspects, verdict, edit, training, outcome.position):
                 continue
             if outcome.raised and self._by_chance(suspects, maps, training):
-                return self._note_away(maps, away)
+                return self._note_away(maps)
             self._blame_together(suspects, maps, outcome, verdict, training)
 
-    def _note_away(self, maps: Maps, away: dict[Axis, set[int]] | None = None) -> None:
+    def _note_away(self, maps: Maps) -> None:
+        sharing = {axis for together in rounds(list(maps)) for axis in together}
         for axis, index_map in maps.items():
-            gone = set(range(axis.size)).difference(index_map.tolist())
-            for seen in (self.away, away) if away is not None else (self.away,):
-                seen.setdefault(axis, set()).update(gone)
+            for seen in (self.away, self.alone) if axis not in sharing else (self.away,):
+                seen.setdefault(axis, set()).update(_gone(axis, index_map))
 
     def _blame_one(self, suspects: Sequence[Axis], verdict: str, edit: Edit, training: bool, position: int) -> bool:
         """Mend the first suspect that fails by itself by then, or refuse it; whether there is one."""
@@ -199,7 +207,10 @@ class Proof:
         waiting = {p: self._candidates(maps, outcome, training, p) for p in outcome.numbers}
         while any(waiting.values()):
             tried = {axes[0] for axes in waiting.values() if axes}
-            found = self.trials.run(self.axes, {a: m for a, m in maps.items() if a in tried}, training)
+            edited = {a: m for a, m in maps.items() if a in tried}
+            found = self.trials.run(self.axes, edited, training)
+            if not found.failure:
+                self._note_away(edited)
             for position, axes in waiting.items():
                 axis = axes.pop(0) if axes else None
                 if axis is None:
@@ -230,3 +241,7 @@ class Proof:
     def _name(self, training: bool, position: int) -> str:
         record = self.trials.record(training, position)
         return record.op._schema.name.partition("::")[2] if record is not None else "a call"
+
+
+def _gone(axis: Axis, index_map: np.ndarray) -> set[int]:
+    return set(range(axis.size)).difference(index_map.tolist())

@@ -36,12 +36,12 @@ def first_halves(axes: Sequence[Axis]) -> Maps:
 
 
 def not_yet_away(axes: Sequence[Axis], away: Mapping[Axis, set[int]]) -> Maps:
-    """The few units go that haven't been away yet, but one; of other axes some at random."""
+    """The units go that haven't been away yet, but one; of axes where these are all of many, some at random."""
     maps = {}
     for axis in axes:
         unseen = [unit for unit in range(axis.size) if unit not in away.get(axis, ())]
         some = _random(axis, "once more").permutation(axis.size)[: max(1, axis.size // 3)]
-        gone = unseen[: max(1, axis.size - 1)] if 0 < len(unseen) <= FEW else some
+        gone = unseen[: axis.size - 1] if unseen and (len(unseen) < axis.size or axis.size <= FEW) else some
         maps[axis] = _at_least_two(np.setdiff1d(np.arange(axis.size), gone))
     return maps
 
