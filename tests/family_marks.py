@@ -37,8 +37,7 @@ NUMBERS: dict[str, str] = {
 
 #: Networks that aren't as they should be after an edit.
 EDITS: dict[str, str] = {
-    "weight_norm_old": "sizes are told from a weight that is computed anew at each call",
-    "spectral_norm_old": "sizes are told from a weight that is computed anew at each call",
+    "spectral_norm_old": "a silent column leaves the largest singular value, but is called inexact",
     "orthogonal": "what meets an unknown call gets no gradient",
     **dict.fromkeys(("similarity", "quantised", "cosine_head"), _LEARN),
     "force_field": _FORCE,

@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 import regrow as rg
-from family_marks import marked
 from handled import HANDLED, adapted, masked
 from refused import REFUSED, Fails, everything, mlp, quietly, rows
 from sizes_kept import stale_sizes
@@ -75,15 +74,7 @@ def test_arguments_are_checked(arguments: dict[str, Any], error: type[Exception]
         LOOSELY.analyze(**arguments)
 
 
-#: What isn't right yet: when it is looked at, and when it is edited.
-LOOKS = {"adapted by direction": "a silent row has no length"}
-EDITS = LOOKS | {
-    "masked": "sizes are told from a weight that is computed anew at each call",
-    "without units": "FLOPs for each entry of a tensor that has none",
-}
-
-
-@pytest.mark.parametrize("case", marked(LOOKS, HANDLED))
+@pytest.mark.parametrize("case", HANDLED)
 def test_it_is_handled_right_and_nothing_changes(case: str) -> None:
     make, sizes = HANDLED[case]
     model = quietly(make)
@@ -96,7 +87,7 @@ def test_it_is_handled_right_and_nothing_changes(case: str) -> None:
     assert differences(before, everything(model)) == []
 
 
-@pytest.mark.parametrize("case", marked(EDITS, HANDLED))
+@pytest.mark.parametrize("case", HANDLED)
 def test_edits_of_it_are_right(case: str) -> None:
     make, _ = HANDLED[case]
     model = quietly(make).float().eval()

@@ -281,6 +281,7 @@ def test_ctrl_c_is_said_in_one_line(tmp_path: Path) -> None:
         [sys.executable, "-m", "regrow.cli", *arguments(folder, epochs=10_000, checkpoint_every=2)],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     try:
         deadline = time.monotonic() + 60

@@ -52,6 +52,10 @@ def goals(rows: Sequence[Row], zoo: Iterable[str]) -> list[dict[str, Any]]:
     if faster:
         what = "times faster than Torch-Pruning to the list of what can go, median where it gets there"
         found.append(_goal(what, _median(faster), at_least=FASTER, by_group=_medians(faster)))
+    steps = _by_group(rows, lambda row: float(row["peer_step_s"]) / float(row["analyze_s"]))
+    if steps:
+        what = "times faster than Torch-Pruning's set-up and step, which tell what goes, median where it gets there"
+        found.append(_goal(what, _median(steps), by_group=_medians(steps)))
     return found
 
 

@@ -54,7 +54,7 @@ class Random:
         old = entry.tensor.detach()
         # Drawn where the generator lives, so that a seed means the same on every device.
         drawn = torch.randn(fresh_shape(entry, num, size), generator=generator, device=generator.device)
-        rms = float(torch.linalg.vector_norm(old.float())) / math.sqrt(old.numel())
+        rms = float(torch.linalg.vector_norm(old.float())) / math.sqrt(max(1, old.numel()))
         if rms == 0.0 or not math.isfinite(rms):
             rms = 1 / math.sqrt(3 * max(1, old.numel() // old.shape[entry.dim]))
         return drawn.mul_(self.scale * rms).to(old)

@@ -206,7 +206,7 @@ class _Assembly:
 
     def _lengths(self, entries: Sequence[Entry], silent: Silent) -> str:
         """Why the lengths of weights don't allow that units come or go unseen, or ""."""
-        for entry in entries:
+        for entry in (e for e in entries if isinstance(e.tensor, nn.Parameter)):  # buffers are computed from these
             along = entry.role in ("out", "tied") and _within(silent.lengths, self.source_of[entry.key])
             if np.any(along & (entry.unit_of.numpy() >= 0)):
                 return "the length of a weight runs over it"

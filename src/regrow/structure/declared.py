@@ -11,12 +11,22 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 
+def _weight(m: nn.Module) -> Tensor:
+    """The weight, or the parameter of its shape that torch's hooks (pruning, weight and spectral norm) compute it from.
+
+    What they have computed is renewed by the next call only.
+    """
+    own = m._parameters
+    found = next((own[name] for name in ("weight", "weight_orig", "weight_v") if own.get(name) is not None), None)
+    return cast(Tensor, m.weight if found is None else found)
+
+
 def _linear(m: nn.Linear) -> dict[str, Any]:
-    return {"out_features": m.weight.shape[0], "in_features": m.weight.shape[1]}
+    return dict(zip(("out_features", "in_features"), _weight(m).shape, strict=True))
 
 
 def _convolution(m: _ConvNd) -> dict[str, Any]:
-    one, other = m.weight.shape[:2]
+    one, other = _weight(m).shape[:2]
     ins, outs = (one, other * m.groups) if m.transposed else (other * m.groups, one)
     return {"in_channels": ins, "out_channels": outs}
 
@@ -27,19 +37,19 @@ def _batch_norm(m: _NormBase) -> dict[str, Any]:
 
 
 def _normalized_shape(m: nn.LayerNorm) -> dict[str, Any]:
-    return {} if m.weight is None else {"normalized_shape": tuple(m.weight.shape)}
+    return {} if m.weight is None else {"normalized_shape": tuple(_weight(m).shape)}
 
 
 def _group_norm(m: nn.GroupNorm) -> dict[str, Any]:
-    return {} if m.weight is None else {"num_channels": m.weight.shape[0]}
+    return {} if m.weight is None else {"num_channels": _weight(m).shape[0]}
 
 
 def _embedding(m: nn.Embedding | nn.EmbeddingBag) -> dict[str, Any]:
-    return {"num_embeddings": m.weight.shape[0], "embedding_dim": m.weight.shape[1]}
+    return {"num_embeddings": _weight(m).shape[0], "embedding_dim": _weight(m).shape[1]}
 
 
 def _prelu(m: nn.PReLU) -> dict[str, Any]:
-    return {"num_parameters": m.weight.shape[0]}
+    return {"num_parameters": _weight(m).shape[0]}
 
 
 def _recurrent(m: nn.RNNBase) -> dict[str, Any]:
@@ -57,7 +67,7 @@ def _recurrent_cell(m: nn.RNNCellBase) -> dict[str, Any]:
 
 
 def _bilinear(m: nn.Bilinear) -> dict[str, Any]:
-    out, one, other = m.weight.shape
+    out, one, other = _weight(m).shape
     return {"in1_features": one, "in2_features": other, "out_features": out}
 
 

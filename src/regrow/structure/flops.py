@@ -32,7 +32,7 @@ class Flops:
         """Book a call that multiplies these tensors."""
         name = next((name for t in tensors if trace.of(t).origin == "weight" and (name := trace.name_of(t))), None)
         if name is not None:
-            self.per_element[name] = self.per_element.get(name, 0.0) + flops / trace.numel_of(name)
+            self.per_element[name] = self.per_element.get(name, 0.0) + flops / max(1, trace.numel_of(name))
             return
         widest = max((f for t in tensors for f in trace.of(t).fields), key=lambda f: f.labels.size, default=None)
         if widest is None:
