@@ -15,8 +15,9 @@ from .axis import KINDS, TAGS, Axis, Count, Entry, Verdict
 from .boundary import Boundary
 from .example import Example, named_tensors, tensors_in
 from .journal import Journal
+from .labels import Source
 from .prove import Proof
-from .relations import Relations, Source
+from .relations import Relations
 from .rules import rule_of
 from .running import untouched
 from .sizes import SizeMode

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from .arrays import distinct
 from .axis import BOUNDARY, TAGS, Axis, Count, Entry, Verdict, holder, read_as
 from .boundary import Given, name_of_input
-from .closure import distinct
 from .declared import declared_sizes, declares_sizes
 from .integers import Integer, integers
+from .labels import PythonSize, Source
 from .maps import regular_run
-from .relations import PythonSize, Source
 from .roles import roles
 from .silence import Silent
 from .solve import Solution

@@ -12,6 +12,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from .arrays import distinct
+
 #: How many steps are made from one family of slices, over all ways of completing the rectangles; in blocks of so
 #: many classes fewer.
 MAX_STEPS, MANY = 32, 100_000
@@ -81,22 +83,6 @@ def _without_repeats(rectangle: np.ndarray) -> np.ndarray:
             _, first = np.unique(slices, axis=0, return_index=True)
             rectangle = rectangle.take(np.sort(first), dim)
     return rectangle.squeeze()
-
-
-def components(count: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The connected component of each of ``count`` labels, where these pairs of arrays are equal place by place."""
-    if not pairs:
-        return np.arange(count)
-    one, other = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
-    graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(count, count))
-    return connected_components(graph, directed=False)[1]
-
-
-def distinct(numbers: np.ndarray) -> np.ndarray:
-    """Sorted distinct small natural numbers; much faster than by sorting or hashing."""
-    seen = np.zeros(int(numbers.max(initial=-1)) + 1, bool)
-    seen[numbers] = True
-    return np.flatnonzero(seen)
 
 
 def _distinct(arrays: Iterable[np.ndarray]) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from .relations import FIXED
+from .labels import FIXED
 
 if TYPE_CHECKING:
     from .trace import Trace

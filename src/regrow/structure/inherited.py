@@ -12,8 +12,9 @@ from functools import reduce
 
 import numpy as np
 
+from .labels import Field
 from .maps import FRESH, PlaceMap
-from .relations import Field, Relations
+from .relations import Relations
 
 _SHIFT = 24
 CODE = np.int64(2**_SHIFT - 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .inherited import Disagreement, Fingerprints, old_only
-from .relations import Field, Labelled
+from .labels import Field, Labelled
 from .views import varying
 
 Shape = tuple[int, ...]

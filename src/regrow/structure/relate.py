@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .relations import Field, Relations, rows_along
+from .labels import Field, rows_along
+from .relations import Relations
 from .trace import Call, Trace
 from .views import reshaped
 

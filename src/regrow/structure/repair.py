@@ -11,7 +11,7 @@ from torch import nn
 from .axis import Axis, Count
 from .declared import declares_sizes
 from .integers import integers
-from .relations import Source
+from .labels import Source
 from .suspects import signature
 from .trial import Maps, Outcome, Trials
 

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from .closure import distinct
-from .relations import FIXED, Source
+from .arrays import distinct
+from .labels import FIXED, Source
 from .trace import Trace
 
 #: Of several roles the first counts.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import at_zero
-from .relations import NotZero
+from .labels import NotZero
 
 if TYPE_CHECKING:
     from .trace import Call, Trace

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .closure import components, distinct
+from .arrays import components, distinct
 from .relations import Relations
 
 

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from .declared import declares_sizes
 from .integers import Integer, integers
-from .relations import Field
+from .labels import Field
 
 
 class Shape(NamedTuple):

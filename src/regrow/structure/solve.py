@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .closure import blocks, components, distinct, minimal, still_open
-from .relations import FIXED, Relations
+from .arrays import components, distinct
+from .closure import blocks, minimal, still_open
+from .labels import FIXED
+from .relations import Relations
 from .silence import Silence
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .relations import Field, PythonSize
+from .labels import Field, PythonSize
 from .sizes import Kept, Origin, Shape, Size, SizeMode
 
 if TYPE_CHECKING:

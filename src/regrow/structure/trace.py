@@ -22,9 +22,10 @@ from .boundary import Boundary, name_of_input
 from .flops import Flops
 from .integers import integers
 from .journal import Comparison, Journal, Record, numbers_of
+from .labels import UNIFORM, UNKNOWN, Field, Labelled, Source
 from .meta import tensors_among
 from .reads import Reads
-from .relations import UNIFORM, UNKNOWN, Field, Labelled, Relations, Source
+from .relations import Relations
 from .running import module_stack, plain_kernels, swapped
 from .shifts import Shifts
 from .sizes import SizeMode, integers_as_sizes

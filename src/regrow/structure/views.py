@@ -8,7 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from .relations import Field, Relations
+from .labels import Field
+from .relations import Relations
 
 Dims = tuple[int, ...]
 

@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
+from ..labels import Field, PythonSize
 from ..relate import Operand, aligned, along, contract, note_role, relate
-from ..relations import Field, PythonSize
 from ..trace import Call, Trace
 from .registry import rules_for
 

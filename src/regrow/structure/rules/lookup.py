@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..labels import Field
 from ..relate import Operand, aligned, note_role, relate
-from ..relations import Field
 from ..trace import Call, Trace
 from .registry import rules_for
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..labels import FIXED, Field
 from ..relate import Operand, aligned, common_origin, note_computed, relate
-from ..relations import FIXED, Field
 from ..tied import cut_freely, note_parts, note_sizes
 from ..trace import Call, Trace
 from ..views import reshaped, varying

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..integers import Integer
+from ..labels import Field, PythonSize
 from ..relate import ADDED, aligned, along, note_computed, note_role, relate
-from ..relations import Field, PythonSize
 from ..tied import lying_along
 from ..trace import Call, Trace
 from ..views import reshaped

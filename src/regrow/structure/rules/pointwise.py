@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..labels import Field
 from ..relate import Operand, aligned, common_origin, note_computed, note_role, relate
-from ..relations import Field
 from ..trace import Call, Trace
 from .registry import rules_for
 

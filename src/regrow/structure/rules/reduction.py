@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from ..labels import Field
 from ..relate import note_summed
-from ..relations import Field
 from ..trace import Call, Trace
 from ..views import reshaped
 from .registry import rules_for
