@@ -54,23 +54,22 @@ class Silence:
 
     def of(self, unit_of: np.ndarray) -> Silent:
         """For an axis, given as each class's unit, or -1."""
-        why, zero, added_up, either = "", [], [], []
-        for (labels, reason, weight, others), bases in self.sums:
-            if (unit_of[bases] >= 0).any():
-                added = self.among_others(labels, unit_of)
-                why = why or (reason if len(added) else "")
-                if others and not reason:
-                    either.append([added, *(self.among_others(rows, unit_of) for rows in others)])
-                else:
-                    (added_up if weight else zero if not reason else []).append(added)
-        zero = self._made_of(_joined(zero), unit_of)
-        for choices in either:
-            if not any(len(labels) and np.isin(labels, zero).all() for labels in choices):
-                zero = np.union1d(zero, self._made_of(distinct(choices[0]), unit_of))
-        bases = self.relations.bases
-        nonzero = [n for n in self.relations.nonzero if (self._units(n.labels, unit_of) >= 0).any()]
-        divisors = [self._made_of(n.labels, unit_of) if n.data else bases(n.labels) for n in nonzero]
-        return Silent(zero, bases(_joined(added_up)), _joined(divisors), why)
+        touched = [s for s, bases in self.sums if (unit_of[bases] >= 0).any()]
+        sums = [(s, added) for s in touched if len(added := self.among_others(s.labels, unit_of))]
+        why = next((s.reason for s, _ in sums if s.reason), "")
+        lengths = self.relations.bases(_joined([added for s, added in sums if s.weight]))
+        data = [(s, added) for s, added in sums if not s.reason and not s.weight]
+        zero = self._made_of(_joined([added for s, added in data if not s.others]), unit_of)
+        for choice, added in data:
+            sides = [added, *(self.among_others(rows, unit_of) for rows in choice.others)]
+            if not any(len(labels) and np.isin(labels, zero).all() for labels in sides):
+                zero = np.union1d(zero, self._made_of(distinct(added), unit_of))
+        return Silent(zero, lengths, self._divisors(unit_of), why)
+
+    def _divisors(self, unit_of: np.ndarray) -> np.ndarray:
+        found = [n for n in self.relations.nonzero if (self._units(n.labels, unit_of) >= 0).any()]
+        made_of = (self._made_of(n.labels, unit_of) if n.data else self.relations.bases(n.labels) for n in found)
+        return _joined(list(made_of))
 
     def among_others(self, rows: np.ndarray, unit_of: np.ndarray) -> np.ndarray:
         """Labels of units that stand in a row with others."""
