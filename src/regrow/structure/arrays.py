@@ -23,3 +23,32 @@ def distinct(numbers: np.ndarray) -> np.ndarray:
     seen = np.zeros(int(numbers.max(initial=-1)) + 1, bool)
     seen[numbers] = True
     return np.flatnonzero(seen)
+
+
+class Inverted:
+    """Finds which of many arrays hold given numbers.
+
+    Args:
+        arrays: Of natural numbers below ``count``.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray], count: int) -> None:
+        held = [distinct(array) for array in arrays]
+        numbers = np.concatenate([*held, np.zeros(0, np.int64)])
+        order = np.argsort(numbers, kind="stable")
+        self._holders = np.repeat(np.arange(len(held)), [len(h) for h in held])[order]
+        self._first = np.searchsorted(numbers[order], np.arange(count + 1))
+
+    def holding(self, numbers: np.ndarray) -> list[int]:
+        """The arrays, by their places, that hold any of these numbers, in order."""
+        return distinct(self._holders[gathered(self._first[numbers], self._first[numbers + 1])]).tolist()
+
+
+def gathered(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The numbers of several ranges, one after the other.
+
+    >>> gathered(np.array([3, 8]), np.array([5, 9]))
+    array([3, 4, 8])
+    """
+    lengths = ends - starts
+    return np.repeat(ends - np.cumsum(lengths), lengths) + np.arange(int(lengths.sum()))

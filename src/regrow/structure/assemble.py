@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .arrays import distinct
+from .arrays import Inverted, distinct
 from .axis import BOUNDARY, TAGS, Axis, Count, Entry, Verdict, holder, read_as
 from .boundary import Given, name_of_input
 from .declared import declared_sizes, declares_sizes
@@ -77,12 +77,15 @@ class _Assembly:
         self.roles = roles(trace, dict(model.named_parameters()))
         self.names = {module: name for name, module in model.named_modules()}
         self.source_of = {(source.tensor, source.dim): source for source in trace.sources}
+        self.by_source = self._inverted([self._classes(source) for source in self.sources])
+        self.by_kind = self._inverted([solution.classes[labels] for labels, _, _ in trace.relations.kinds])
+        self.by_size = self._inverted([solution.classes[size.labels].ravel() for size in trace.relations.sizes])
 
     def axes(self) -> Iterator[Axis]:
         """All axes, without names and in no order."""
         for classes, units in self.solution.families:
-            for member_of, size, touched in self._split_by_footprint(classes, units):
-                yield self._axis(member_of, size, touched)
+            for member_of, size, own, touched in self._split_by_footprint(classes, units):
+                yield self._axis(member_of, size, own, touched)
 
     def when(self, axis: Axis) -> tuple[int, ...]:
         """Axes are ordered by the call that reads their first tensor, then as they lie in it, the outer ones first."""
@@ -104,16 +107,19 @@ class _Assembly:
             found.of[source.tensor, source.dim] = here
         return found
 
+    def _inverted(self, arrays: Sequence[np.ndarray]) -> Inverted:
+        return Inverted(arrays, len(self.solution.frozen.of))
+
     def _classes(self, source: Source) -> np.ndarray:
         return self.solution.classes[source.start : source.start + source.size]
 
     def _split_by_footprint(
         self, classes: np.ndarray, units: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, int, list[Source]]]:
+    ) -> Iterator[tuple[np.ndarray, int, np.ndarray, list[Source]]]:
         """Units that have as many indices in the same dimensions of the same tensors belong together.
 
-        Yields for each axis the unit of every class (or -1), units numbered as they first appear, their number, and
-        the sources that hold any of them.
+        Yields for each axis the unit of every class (or -1), units numbered as they first appear, their number, the
+        classes that are in any, and the sources that hold these.
         """
         unit_of = np.full(int(self.solution.classes.max()) + 1, -1)
         unit_of[classes] = units
@@ -123,11 +129,10 @@ class _Assembly:
         prints = np.zeros(count, np.uint64)
         first_seen = np.full(count, -1)
         held: list[tuple[Source, np.ndarray]] = []
-        for number, source in enumerate(self.sources):
+        for number in self.by_source.holding(classes):
+            source = self.sources[number]
             here = unit_of[self._classes(source)]
             here = here[here >= 0]
-            if not len(here):
-                continue
             new, at, times = _counted(here)
             prints[new] += times.astype(np.uint64) * weights[number]
             unseen = first_seen[new] < 0
@@ -144,26 +149,26 @@ class _Assembly:
             numbers = np.full(count + 1, -1)
             numbers[members] = np.arange(len(members))
             if len(members):
-                yield numbers[unit_of], len(members), sources
+                yield numbers[unit_of], len(members), classes[numbers[units] >= 0], sources
 
-    def _axis(self, member_of: np.ndarray, size: int, touched: list[Source]) -> Axis:
+    def _axis(self, member_of: np.ndarray, size: int, own: np.ndarray, touched: list[Source]) -> Axis:
         silent = self.solution.silence.of(member_of)
         entries = [self._entry(source, member_of, size, silent) for source in touched]
-        noted = [(kind, name) for labels, kind, name in self.trace.relations.kinds if self._holds(labels, member_of)]
+        noted = [self.trace.relations.kinds[number][1:] for number in self.by_kind.holding(own)]
         kinds = {kind for kind, _ in noted}
         kind = "head" if kinds & {"head", "group"} else "feature" if "feature" in kinds else "neuron"
         called = {"head": ("head", "group"), "feature": ("feature",)}.get(kind, ("input",))
         name = next((name for noted_kind, name in noted if name and noted_kind in called), "")
         axis = Axis(name, kind, size, tuple(entries))
         axis.tags = frozenset(kinds & TAGS)
-        axis.counts = tuple(self._counts(member_of))
+        axis.counts = tuple(self._counts(member_of, own))
         axis.inputs = tuple(self._inputs(member_of, size))
         if axis.inputs:
             axis.tags |= {"input"}
             axis.name = name or ".".join(filter(None, (entries[0].name.rpartition(".")[0], "inputs")))
         if axis.tags & BOUNDARY:
             axis.prunable = Verdict(False, "is at the model's boundary, where positions have a meaning")
-        reason = self.solution.inexact.first(np.flatnonzero(member_of >= 0))
+        reason = self.solution.inexact.first(own)
         reason = reason or silent.why or self._lengths(entries, silent)
         axis.exact = Verdict(not reason, reason)
         return axis
@@ -174,9 +179,6 @@ class _Assembly:
             if (unit_of >= 0).any():
                 run = regular_run(unit_of, size)
                 yield Given(torch.from_numpy(unit_of), run, self.given[source.tensor], source.dim)
-
-    def _holds(self, labels: np.ndarray, member_of: np.ndarray) -> bool:
-        return bool((self._units(labels, member_of) >= 0).any())
 
     def _units(self, labels: np.ndarray, member_of: np.ndarray) -> np.ndarray:
         return member_of[self.solution.classes[labels]]
@@ -215,13 +217,11 @@ class _Assembly:
                 return "a column of the weight can't be zero"
         return ""
 
-    def _counts(self, member_of: np.ndarray) -> Iterator[Count]:
+    def _counts(self, member_of: np.ndarray, own: np.ndarray) -> Iterator[Count]:
         """Integers handed to calls, where the module that ran or owns the weight has them."""
         seen = set()
-        for size in self.trace.relations.sizes:
+        for size in (self.trace.relations.sizes[number] for number in self.by_size.holding(own)):
             unit_of = self._units(size.labels, member_of)
-            if not (unit_of >= 0).any():
-                continue
             run = regular_run(unit_of, int(unit_of.max()) + 1)
             for module, integer in self._integers_of(size):
                 count = Count(torch.from_numpy(unit_of), run, self.names[module], integer)

@@ -229,7 +229,7 @@ def _runs_along(units: np.ndarray, dim: int) -> bool:
     """Whether a family already has each slice along a dimension in a unit of its own."""
     rows = np.moveaxis(units, dim, 0).reshape(units.shape[dim], -1)
     first = rows[:, 0]
-    return bool((first >= 0).all() and (rows == rows[:, :1]).all() and len(np.unique(first)) == len(first))
+    return bool((first >= 0).all() and (rows == rows[:, :1]).all() and len(distinct(first)) == len(first))
 
 
 def _spread(values: np.ndarray, dim: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -286,17 +286,17 @@ def _containing(family: np.ndarray, other: np.ndarray, strictly: bool) -> np.nda
     inside = other >= 0
     if not (family[inside] >= 0).any():
         return np.zeros(0, np.int64)
-    low = np.full(other.max() + 1, np.iinfo(np.int64).max)
-    high = np.full(other.max() + 1, -1)
-    np.minimum.at(low, other[inside], family[inside])
-    np.maximum.at(high, other[inside], family[inside])
-    whole = (low == high) & (low >= 0)
+    theirs, ours = other[inside], family[inside]
+    one = np.full(int(theirs.max()) + 1, -1)  # for each unit of the other a unit that some of it is in
+    one[theirs] = ours
+    whole = one >= 0
+    whole[theirs[one[theirs] != ours]] = False
     if not strictly:
-        return low[whole]
+        return one[whole]
     size = np.bincount(family[family >= 0], minlength=int(family.max()) + 1)
-    own = np.bincount(other[inside], minlength=len(low))
-    whole[whole] = size[low[whole]] > own[whole]
-    return low[whole]
+    own = np.bincount(theirs, minlength=len(one))
+    whole[whole] = size[one[whole]] > own[whole]
+    return one[whole]
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:

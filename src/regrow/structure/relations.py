@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import distinct
 from .labels import Combination, Derived, Field, NotZero, PythonSize, Sum, rows_along
 
 
@@ -92,7 +93,7 @@ class Relations:
         """What those of these labels come from that were made of others: where they are here, and where there."""
         starts = self._starts_of_derived()
         makers = np.searchsorted(starts, labels, side="right") - 1
-        for number in np.unique(makers[makers >= 0]):
+        for number in distinct(makers[makers >= 0]):
             derived = self.derived[number]
             here = np.flatnonzero((makers == number) & (labels < starts[number] + derived.labels.size))
             if len(here):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .arrays import components, distinct
+from .arrays import components, distinct, gathered
 from .relations import Relations
 
 
@@ -109,6 +109,4 @@ class Silence:
 
     def _equal_to(self, labels: np.ndarray) -> np.ndarray:
         sides = distinct(self.side[labels])
-        starts, ends = self.first[sides], self.first[sides + 1]
-        numbers = np.repeat(ends - np.cumsum(ends - starts), ends - starts) + np.arange(int((ends - starts).sum()))
-        return np.sort(self.by_side[numbers])
+        return np.sort(self.by_side[gathered(self.first[sides], self.first[sides + 1])])
