@@ -9,17 +9,13 @@ import pytest
 
 _QUERIES = "one query head of each key head isn't offered"
 _WRITTEN = "what is written into a part of another tensor is frozen"
-_SHUFFLED = "axes of one tensor are named by an arbitrary number"
-_BAG = "an EmbeddingBag isn't known as an embedding"
 _LEARN = "what neither moves lengths nor products gets no gradient at first"
 _GROWTH = "a reason against growth is taken for one against pruning"
-_FORCE = "a warning in the comparison is taken for an error"
 
 #: Axes that aren't found, or called otherwise.
 AXES: dict[str, str] = {
     **dict.fromkeys(("kernel_grouped", "keys_interleaved", "keys_expanded", "keys_repeated"), _QUERIES),
     "one_circular": _WRITTEN,
-    "channel_shuffle": "the operator isn't a rectangle",
     "lstm_projected": "the hidden size of a projected LSTM doesn't follow",
     "lstm_packed": _WRITTEN,
     "diagonal": "a diagonal freezes",
@@ -30,17 +26,12 @@ AXES: dict[str, str] = {
     "convolutional_lstm": "zeros beside other tensors freeze",
 }
 
-#: Networks of which something untrue is said.
-NUMBERS: dict[str, str] = {
-    "force_field": _FORCE,
-}
-
 #: Networks that aren't as they should be after an edit.
 EDITS: dict[str, str] = {
     "spectral_norm_old": "a silent column leaves the largest singular value, but is called inexact",
     "orthogonal": "what meets an unknown call gets no gradient",
     **dict.fromkeys(("similarity", "quantised", "cosine_head"), _LEARN),
-    "force_field": _FORCE,
+    "force_field": "weights that are read both ways are zero on both sides",
 }
 
 

@@ -118,7 +118,7 @@ def test_every_index_is_free_or_frozen_with_a_reason(name: str) -> None:
         assert all(verdict or verdict.reason for verdict in verdicts)
 
 
-@pytest.mark.parametrize("name", family_marks.marked(family_marks.NUMBERS, FAMILIES))
+@pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_said_is_true_on_numbers(name: str) -> None:
     found = analyzed(name).verify()
     assert found.ok, str(found)

@@ -149,7 +149,8 @@ FAMILIES = [
         lambda: stack(nn.ChannelShuffle(2)),
         images(),
         """
-        0 | neuron 4 | | 0.{weight,bias} 3.weight:1
+        1.groups | head 2   | group | 0.{weight,bias} 3.weight:1
+        0        | neuron 4 |       | 0.{weight,bias} 3.weight:1
     """,
     ),
     # The halves of the stream have equal sizes, so one channel of each goes.

@@ -217,7 +217,7 @@ class _Numbers:
                     setattr(module, attribute, size)
             model.train().eval()  # what a module has kept from earlier passes in eval mode goes
             args, kwargs = copy.deepcopy(with_inputs((self.args, self.kwargs), planned))
-            return [t for t in tensors_in(model(*args, **kwargs)) if t.is_floating_point()]
+            return [t.detach() for t in tensors_in(model(*args, **kwargs)) if t.is_floating_point()]
 
 
 def _shaken(tensor: Tensor, dtype: torch.dtype | None, role: str, random: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..labels import FIXED, Field
+from ..labels import FIXED, Field, PythonSize
 from ..relate import Operand, aligned, common_origin, note_computed, relate
 from ..tied import cut_freely, note_parts, note_sizes
 from ..trace import Call, Trace
@@ -125,7 +125,24 @@ def _note_parts(trace: Trace, call: Call, fields: Sequence[Field], dim: int) -> 
                 start += out.shape[dim]
 
 
-@rules_for("roll flip repeat constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle diagonal")
+@rules_for("channel_shuffle native_channel_shuffle")
+def shuffle(trace: Trace, call: Call) -> None:
+    """Groups are dealt out in turn: channels are a rectangle of groups and what each holds."""
+    data, groups = call.tensors[0], call["groups"]
+    known, (batch, channels, *rest) = trace.of(data), data.shape
+    shape = (batch, groups, channels // groups, *rest)
+    fields = reshaped(trace.relations, known.fields, data.shape, shape)
+    for seen in (trace.relations.restrict(f, (1,)) for f in fields):
+        if seen is not None:
+            trace.note(call, seen.labels, "group")
+            trace.relations.sizes.append(PythonSize(call.module, "", "groups", seen.labels))
+    swapped = {1: 2, 2: 1}
+    fields = [Field(tuple(swapped.get(d, d) for d in f.dims), f.labels) for f in fields]
+    dealt = (batch, channels // groups, groups, *rest)
+    trace.set(call.out, reshaped(trace.relations, fields, dealt, data.shape), known.origin)
+
+
+@rules_for("roll flip repeat constant_pad_nd pixel_shuffle pixel_unshuffle diagonal")
 def reorder(trace: Trace, call: Call) -> None:
     """Everything else that moves labels about."""
     data = call.tensors[0]
@@ -168,7 +185,7 @@ def _moved(trace: Trace, call: Call, fld: Field, data: Tensor) -> list[Field | N
     return found
 
 
-_SIZED = {"pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "diagonal"}
+_SIZED = {"pixel_shuffle", "pixel_unshuffle", "diagonal"}
 
 
 def _hashable(value: Any) -> Any:
