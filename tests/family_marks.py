@@ -16,7 +16,6 @@ _GROWTH = "a reason against growth is taken for one against pruning"
 AXES: dict[str, str] = {
     **dict.fromkeys(("kernel_grouped", "keys_interleaved", "keys_expanded", "keys_repeated"), _QUERIES),
     "one_circular": _WRITTEN,
-    "lstm_projected": "the hidden size of a projected LSTM doesn't follow",
     "lstm_packed": _WRITTEN,
     "diagonal": "a diagonal freezes",
     "experts_routed": "rows that are routed otherwise in a trial freeze the stream",

@@ -173,7 +173,7 @@ FAMILIES = [
         """
         first                | neuron 7 |        | first.{weight,bias} body.weight_ih_l0:1
         body.weight_hr_l0    | neuron 5 |        | body.weight_hh_l0:1 body.weight_hr_l0 last.weight:1
-        body.weight_hh_l0[0] | neuron 8 | stream | body.{weight,bias}_{hh,ih}_l0 body.weight_hr_l0:1
+        body.weight_hh_l0    | neuron 8 | stream | body.{weight,bias}_{hh,ih}_l0 body.weight_hr_l0:1
     """,
     ),
     Family(
