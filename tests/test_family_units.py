@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import family_marks
 import regrow as rg
 from families import FAMILIES
 from regrow.structure.rules import registry
@@ -65,12 +64,6 @@ def test_flops_of_a_structure_are_those_that_torch_counts(name: str) -> None:
     structure = rg.analyze(model, inputs)
     assert structure.flops() == pytest.approx(flops(model, inputs))
     assert rg.measure.flops(model, *inputs) == flops(model, inputs)
-
-
-def unfinished(family: str) -> list[Any]:
-    """The mark of a family whose axes aren't as they should be."""
-    why = family_marks.AXES.get(family)
-    return [pytest.mark.xfail(reason=why)] if why else []
 
 
 def names(axes: tuple[rg.Axis, ...]) -> list[str]:

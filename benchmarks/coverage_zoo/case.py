@@ -44,7 +44,7 @@ class Case:
         return Case(self.model, args, kwargs, self.ragged)
 
     def evaluate_in_double(self) -> list[Tensor]:
-        """The outputs in eval mode, in double precision; the model is as it was then."""
+        """The outputs in eval mode, in double precision; then the model is in single precision again."""
 
         def double(value: Any) -> Any:
             return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value

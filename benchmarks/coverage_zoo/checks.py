@@ -22,7 +22,7 @@ Columns = dict[str, Any]
 
 #: Larger changes, as a part of the largest output, are none of rounding.
 TOLERANCE = 1e-4
-#: Seconds that may go into verifying every axis by itself.
+#: Seconds that may go into verifying every axis by itself; of detectors, where nothing else tells, more.
 VERIFY_EACH = 15.0
 VERIFY_DETECTIONS = 60.0
 #: A measurement that takes longer than this isn't repeated.
@@ -127,7 +127,7 @@ class Checks:
         rg.grow_(axes, {axis.name: math.ceil(axis.size / 4) for axis in axes}, rg.Random())
         outputs = case.evaluate()
         found: Columns = {"added": case.params / before - 1, "all_exact": exact}
-        if not case.ragged:  # for detections see below
+        if not case.ragged:  # detections are chosen among nearly equal scores; units more are verified below
             found["grow_change"] = difference(self.outputs, outputs)
         if exact and found.get("grow_change", 0.0) > TOLERANCE:  # untrained networks may make much of rounding
             found["grow_change"] = difference(built(self.build).evaluate_in_double(), case.evaluate_in_double())
@@ -142,7 +142,6 @@ class Checks:
         # Where a pass takes long, one example has to do.
         case = self.case if self.forward_s < REPEAT_BELOW else self.case.single()
         found = []
-        # Detections are chosen among scores that are nearly equal where half of everything is silent.
         each = case.ragged and self.forward_s * 6 * len(self.structure) < VERIFY_DETECTIONS
         if not each:
             started = time.perf_counter()

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 
 def components(count: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The connected component of each of ``count`` labels, where these pairs of arrays are equal place by place."""
+    """The connected component of each of ``count`` numbers, where these pairs of arrays are one place by place."""
     if not pairs:
         return np.arange(count)
     one, other = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))

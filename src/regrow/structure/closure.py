@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from .arrays import distinct
+from .arrays import components, distinct
 
 #: How many steps are made from one family of slices, over all ways of completing the rectangles; in blocks of so
 #: many classes fewer.
@@ -30,8 +28,7 @@ def blocks(frozen: np.ndarray, slabs: Sequence[Slab], rectangles: Iterable[np.nd
     if not hubs:
         return []
     one, other = np.concatenate([np.full(len(h), h[0]) for h in hubs]), np.concatenate(hubs)
-    graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(frozen), len(frozen)))
-    block_of = connected_components(graph, directed=False)[1]
+    block_of = components(len(frozen), [(one, other)])
     inside = distinct(other)
     inside = inside[np.argsort(block_of[inside], kind="stable")]
     numbers, firsts = np.unique(block_of[inside], return_index=True)
@@ -252,8 +249,7 @@ def assigned(family: np.ndarray, where: np.ndarray, units: np.ndarray) -> np.nda
     if not meeting.shape[1]:
         return family
     size = int(max(family.max(), meeting.max())) + 1
-    graph = coo_array((np.ones(meeting.shape[1], bool), (meeting[0], meeting[1])), shape=(size, size))
-    root = connected_components(graph, directed=False)[1]
+    root = components(size, [(meeting[0], meeting[1])])
     return np.where(family >= 0, root[family], -1)
 
 

@@ -56,9 +56,9 @@ class Proof:
         return self.axes
 
     def _all_at_once(self) -> bool:
-        """Where nothing is wrong two trials tell: in each some units go and others come.
+        """Where nothing is wrong two trials tell: in each some units go and others come, in the second few.
 
-        In the second, of axes that share a dimension only some do, which are tried apart then.
+        In that, of axes that share a dimension only some do, which are tried apart then.
         """
         tried = []
         later = {axis for together in rounds(self.axes)[1:] for axis in together}
@@ -67,7 +67,7 @@ class Proof:
             (first_halves, False, [axis for axis in self.axes if axis not in later]),
         ):
             left = edit([axis for axis in axes if axis.prunable])
-            maps = exchanged(left, [axis for axis in axes if axis.growable])
+            maps = exchanged(left, [axis for axis in axes if axis.growable], few=not training)
             outcome = self.trials.run(self.axes, maps, training)
             if outcome.failure:
                 return False
@@ -90,7 +90,7 @@ class Proof:
     def _try_apart(self) -> None:
         """Axes that share a dimension by themselves, and the units that were never away."""
         while chosen := self._waiting([axis for axis in self.axes if axis.prunable]):
-            maps = exchanged(self._not_yet_away(chosen), [axis for axis in chosen if axis.growable])
+            maps = exchanged(self._not_yet_away(chosen), [axis for axis in chosen if axis.growable], few=True)
             outcome = self.trials.run(self.axes, maps, False)
             if outcome.failure:
                 self._settle("prunable", self._not_yet_away, False, self._waiting)

@@ -32,7 +32,7 @@ class Reads:
         return tuple(map(len, self.lists))
 
     def note(self, call: Call, before: tuple[int, ...]) -> None:
-        """Note a call of whose outputs something has been said, or that hands on what was read."""
+        """Note what a call reads and writes, and what its rule has said."""
         read = frozenset(map(storage_key, call.tensors))
         written = frozenset(map(storage_key, call.outputs))
         mutated = read if call.op._schema.is_mutable else frozenset()

@@ -22,7 +22,7 @@ _NORMS = {"native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_l
 #: What reads or scales by weights: where these are zero, so is what comes out.
 _SILENCING = {*_NORMS, "mm", "addmm", "convolution", "native_layer_norm", "native_group_norm"}
 #: What is zero where one of its sides is.
-_PRODUCTS = {"mul", "mul_", "bmm", "baddbmm"}
+_PRODUCTS = {"bmm", "baddbmm"}
 
 Dims = frozenset[int]
 

@@ -72,14 +72,19 @@ def grown(axes: Sequence[Axis]) -> Maps:
     return {axis: np.append(np.arange(axis.size), np.full(_more(axis), FRESH)) for axis in axes}
 
 
-def exchanged(left: Maps, growing: Sequence[Axis]) -> Maps:
-    """Units go and others come, in one edit, so that each axis has another size; of others some only come."""
+def exchanged(left: Maps, growing: Sequence[Axis], few: bool = False) -> Maps:
+    """Units go and others come, in one edit, so that each axis has another size; of others some only come.
+
+    Args:
+        few: As few come as can, so that sizes shrink.
+    """
     maps = {}
     for axis in dict.fromkeys((*left, *growing)):
         kept = left.get(axis, np.arange(axis.size))
         kept = kept[kept != FRESH]
         wanted = [n for n in range(1, 9) if math.gcd(len(kept) + n, axis.size) == 1]
-        new = _random(axis, "exchanged").choice(wanted or [axis.size - len(kept) + 1])
+        wanted = wanted or [axis.size - len(kept) + 1]
+        new = wanted[0] if few else _random(axis, "exchanged").choice(wanted)
         maps[axis] = np.append(kept, np.full(int(new) if axis in growing else 0, FRESH))
     return maps
 

@@ -56,6 +56,7 @@ class Check:
         done: What was done to it.
         change: Largest difference of the outputs, as a part of the largest output.
         exact: Whether the axis is said to be exact; the others may move the output.
+        double: Whether the change was measured in double precision.
         error: Why the edited model didn't run, or "".
     """
 
@@ -64,6 +65,12 @@ class Check:
     change: float
     exact: bool
     error: str = ""
+    double: bool = False
+
+    @property
+    def moved(self) -> bool:
+        """Whether the output moved by more than rounding does."""
+        return self.change > (MOVED if self.double else TOLERANCE)
 
     @property
     def ok(self) -> bool:
@@ -91,7 +98,7 @@ class Verification:
     def unmoved(self) -> tuple[str, ...]:
         """Axes that are called inexact, and that nothing moved: they may be better than their name."""
         still = {c.axis for c in self.checks if not c.exact and not c.error}
-        return tuple(sorted(still - {c.axis for c in self.checks if c.change > MOVED}))
+        return tuple(sorted(still - {c.axis for c in self.checks if c.moved}))
 
     def __str__(self) -> str:
         head = f"{len(self.checks)} checks: {'all right' if self.ok else f'{len(self.failures)} failed'}"
@@ -131,12 +138,12 @@ class _Trials:
         self.own = _Numbers(structure, args, kwargs, None)
 
     @cached_property
-    def double(self) -> _Numbers:
-        """In double precision, where the model runs in that."""
+    def double(self) -> _Numbers | None:
+        """In double precision, or None where the model doesn't run in that."""
         try:
             return _Numbers(self.structure, *self.example, torch.float64)
         except Exception:
-            return self.own
+            return None
 
     def checks(self, axes: Sequence[Axis]) -> Iterator[Check]:
         """The first half gone, a random half gone, and a unit more."""
@@ -153,12 +160,22 @@ class _Trials:
     def _check(self, axes: Sequence[Axis], done: str, gone: Maps, maps: Maps) -> Check:
         name, exact = ", ".join(axis.name for axis in axes), all(axis.exact for axis in axes)
         try:
-            change = self.own.change(gone, maps)
-            if change > TOLERANCE if exact else change < _PLAIN:
-                change = self.double.change(gone, maps)
+            return Check(name, done, *self._change(gone, maps, exact))
         except Exception as error:
             return Check(name, done, math.nan, exact, str(error).strip().partition("\n")[0] or type(error).__name__)
-        return Check(name, done, change, exact)
+
+    def _change(self, gone: Maps, maps: Maps, exact: bool) -> tuple[float, bool, str, bool]:
+        """What a check says of it: the change, whether it should be none, no error, and whether it was doubly precise."""
+        try:
+            change = self.own.change(gone, maps)
+        except ValueError:  # half precision overflows early
+            if self.double is None:
+                raise
+            change = math.nan
+        unclear = math.isnan(change) or (change > TOLERANCE if exact else change < _PLAIN)
+        if unclear and self.double is not None:
+            return self.double.change(gone, maps), exact, "", True
+        return change, exact, "", False
 
 
 class _Numbers:
