@@ -160,12 +160,13 @@ class _Trials:
     def _check(self, axes: Sequence[Axis], done: str, gone: Maps, maps: Maps) -> Check:
         name, exact = ", ".join(axis.name for axis in axes), all(axis.exact for axis in axes)
         try:
-            return Check(name, done, *self._change(gone, maps, exact))
+            change, double = self._change(gone, maps, exact)
         except Exception as error:
             return Check(name, done, math.nan, exact, str(error).strip().partition("\n")[0] or type(error).__name__)
+        return Check(name, done, change, exact, double=double)
 
-    def _change(self, gone: Maps, maps: Maps, exact: bool) -> tuple[float, bool, str, bool]:
-        """What a check says of it: the change, whether it should be none, no error, and whether it was doubly precise."""
+    def _change(self, gone: Maps, maps: Maps, exact: bool) -> tuple[float, bool]:
+        """How far the outputs move, and whether that was measured in double precision."""
         try:
             change = self.own.change(gone, maps)
         except ValueError:  # half precision overflows early
@@ -174,8 +175,8 @@ class _Trials:
             change = math.nan
         unclear = math.isnan(change) or (change > TOLERANCE if exact else change < _PLAIN)
         if unclear and self.double is not None:
-            return self.double.change(gone, maps), exact, "", True
-        return change, exact, "", False
+            return self.double.change(gone, maps), True
+        return change, False
 
 
 class _Numbers:
