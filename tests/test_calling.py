@@ -126,3 +126,31 @@ def test_a_model_on_meta_is_analysed_with_buffers_that_have_values() -> None:
     model = mlp().to("meta")
     model.register_buffer("positions", torch.arange(3))
     assert [axis.size for axis in rg.analyze(model, rows())] == [8, 7]
+
+
+class HooksOnce(nn.Module):
+    """Hooks its own layer when it is first called, and keeps in mind that it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not getattr(self, "hooked", False):
+            self.first.register_forward_hook(lambda module, args, out: self.seen.append(out))
+            self.hooked = True
+        self.seen.clear()
+        self.first(x)
+        [seen] = self.seen
+        return self.last(seen)
+
+
+def test_hooks_that_a_first_call_installs_are_gone_again() -> None:
+    model, x = HooksOnce(), torch.rand(3, 4)
+    structure = rg.analyze(model, x)
+    assert [axis.size for axis in structure] == [6]
+    assert not model.first._forward_hooks and not hasattr(model, "hooked")
+    assert structure.verify().ok
+    assert not model.first._forward_hooks and not hasattr(model, "hooked")
+    assert model(x).shape == (3, 3)

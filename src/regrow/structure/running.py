@@ -50,13 +50,14 @@ def _cuda_devices(model: nn.Module) -> list[int]:
 def swapped(model: nn.Module, tensors: Mapping[Tensor, Tensor]) -> Iterator[None]:
     """Inside, the model has other tensors in place of its parameters and buffers; ties stay ties.
 
-    Whatever attributes its modules, and objects that these keep, are given meanwhile, by the code that runs too, they
-    are as before afterwards.
+    Whatever attributes, hooks and submodules its modules, and objects that these keep, are given meanwhile, by the code
+    that runs too, they are as before afterwards.
     """
     modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     attributes = [(holder, dict(vars(holder))) for holder in (*modules, *_objects_of(modules))]
     stores: list[dict[str, Any]] = [s for module in modules for s in (module._parameters, module._buffers)]
-    before = [dict(store) for store in stores]
+    own = [held for m in modules for key, held in vars(m).items() if key in _OWN and isinstance(held, dict)]
+    before = [dict(held) for held in own]
     try:
         for store in stores:
             store.update({key: tensors[t] for key, t in store.items() if t is not None})
@@ -69,9 +70,9 @@ def swapped(model: nn.Module, tensors: Mapping[Tensor, Tensor]) -> Iterator[None
         for holder, held in attributes:
             vars(holder).clear()
             vars(holder).update(held)
-        for store, items in zip(stores, before, strict=True):
-            store.clear()
-            store.update(items)
+        for held, items in zip(own, before, strict=True):
+            held.clear()
+            held.update(items)
 
 
 def _objects_of(modules: Iterable[nn.Module]) -> list[Any]:
