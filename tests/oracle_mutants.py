@@ -12,12 +12,13 @@ import pytest
 from regrow.structure import prove
 from regrow.structure import trace as tracing
 from regrow.structure.axis import Axis, Verdict
+from regrow.structure.call import Call
 from regrow.structure.inherited import Inherited
 from regrow.structure.journal import Comparison
 from regrow.structure.relations import Relations
 from regrow.structure.rules import registry
 from regrow.structure.shifts import Shifts
-from regrow.structure.trace import Call, Trace
+from regrow.structure.trace import Trace
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 

@@ -71,6 +71,7 @@ class _Assembly:
 
     def __init__(self, model: nn.Module, trace: Trace, solution: Solution) -> None:
         self.model, self.trace, self.solution = model, trace, solution
+        self._places: dict[tuple[int, bytes], tuple[torch.Tensor, int]] = {}
         self.given = {name_of_input(number): number for number in trace.boundary.met}
         used = (source for source in trace.sources if source.tensor in trace.order)
         self.sources = sorted(used, key=lambda source: (trace.order[source.tensor], source.dim))
@@ -177,18 +178,23 @@ class _Assembly:
         for source in (s for s in self.trace.sources if s.tensor in self.given):
             unit_of = member_of[self._classes(source)]
             if (unit_of >= 0).any():
-                run = regular_run(unit_of, size)
-                yield Given(torch.from_numpy(unit_of), run, self.given[source.tensor], source.dim)
+                yield Given(*self._place(unit_of, size), self.given[source.tensor], source.dim)
 
     def _units(self, labels: np.ndarray, member_of: np.ndarray) -> np.ndarray:
         return member_of[self.solution.classes[labels]]
+
+    def _place(self, unit_of: np.ndarray, size: int) -> tuple[torch.Tensor, int]:
+        """How units lie, as one and the same tensor in all places where they lie so; and their run."""
+        key = (size, unit_of.tobytes())
+        if key not in self._places:
+            self._places[key] = torch.from_numpy(unit_of), regular_run(unit_of, size)
+        return self._places[key]
 
     def _entry(self, source: Source, member_of: np.ndarray, size: int, silent: Silent) -> Entry:
         unit_of = member_of[self._classes(source)]
         path, _, attribute = source.tensor.rpartition(".")
         owner = self.model.get_submodule(path)
-        run = regular_run(unit_of, size)
-        entry = Entry(torch.from_numpy(unit_of), run, source.tensor, owner, attribute, source.dim)
+        entry = Entry(*self._place(unit_of, size), source.tensor, owner, attribute, source.dim)
         role = self.roles.get(source.start, "free")
         if role == "in" and self._whole(source, member_of):
             role = "out"
@@ -222,9 +228,9 @@ class _Assembly:
         seen = set()
         for size in (self.trace.relations.sizes[number] for number in self.by_size.holding(own)):
             unit_of = self._units(size.labels, member_of)
-            run = regular_run(unit_of, int(unit_of.max()) + 1)
+            place = self._place(unit_of, int(unit_of.max()) + 1)
             for module, integer in self._integers_of(size):
-                count = Count(torch.from_numpy(unit_of), run, self.names[module], integer)
+                count = Count(*place, self.names[module], integer)
                 if count.key not in seen:
                     seen.add(count.key)
                     yield count

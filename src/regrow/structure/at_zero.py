@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
-    from .trace import Call
+    from .call import Call
 
 #: What inputs without labels may hold; they must make no difference.
 _OTHERS = ((0.7, True), (-1.3, False))
@@ -25,7 +25,7 @@ def stays(call: Call, labelled: Sequence[bool]) -> bool:
         call: A pointwise call.
         labelled: Which of its tensors carry labels; these are zero where a unit is silent.
 
-    >>> from regrow.structure.trace import Call
+    >>> from regrow.structure.call import Call
     >>> x, aten = torch.ones(2), torch.ops.aten
     >>> [stays(Call(op, (x,), {}, x, None), [True]) for op in (aten.gelu.default, aten.sigmoid.default)]
     [True, False]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .inherited import Disagreement, Fingerprints, old_only
 from .labels import Field, Labelled
+from .shifts import Dims
 from .views import varying
 
 Shape = tuple[int, ...]
@@ -27,6 +28,7 @@ class Record(NamedTuple):
     picked: tuple[np.ndarray, ...]  # labels that left the trace here
     module: nn.Module | None
     values: bool  # whether it worked on real numbers, by which sizes may differ
+    shifts: tuple[Dims, ...]  # where what is silent isn't zero, for each output
 
 
 def numbers_of(call: Any, given: Sequence[Any], uniform: bool) -> tuple[Any, ...]:
@@ -37,7 +39,7 @@ def numbers_of(call: Any, given: Sequence[Any], uniform: bool) -> tuple[Any, ...
         given: Its arguments as the model gave them: on meta, a size that was made into a tensor is still real there.
         uniform: Whether it works on a tensor made by a factory, whose number of elements then is a number.
     """
-    name = call.op._schema.name
+    name = call.operator
     if torch.Tag.pointwise in call.op.tags or name in _WITH_NUMBERS:
         on_meta = any(t.is_meta for t in call.outputs)
         return tuple(_number(v) for v in given if isinstance(v, (int, float)) or (on_meta and _is_real_scalar(v)))
@@ -64,9 +66,10 @@ class Journal:
     def __init__(self) -> None:
         self.records: list[Record] = []
 
-    def note(self, record: Record) -> None:
-        """Write one call down."""
+    def note(self, record: Record) -> Record:
+        """Write one call down; the record of it."""
         self.records.append(record)
+        return record
 
 
 class Misfit(Disagreement):
@@ -97,8 +100,8 @@ class Comparison:
         self._found: dict[int, tuple[np.ndarray, tuple[Shape, np.ndarray]]] = {}
         self._agreeing: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
-    def note(self, record: Record) -> None:
-        """Compare one call with the same of the first trace.
+    def note(self, record: Record) -> Record:
+        """Compare one call with the same of the first trace; the record of that.
 
         Raises:
             Disagreement: Another call was made, or its output isn't what is left of the output before.
@@ -122,6 +125,7 @@ class Comparison:
         if self.position == self.until:
             raise Reached
         self.position += 1
+        return before
 
     def finish(self) -> None:
         """All calls have been made.
@@ -193,10 +197,11 @@ class Comparison:
 
 def _called(op: Any) -> Any:
     """Calls that view and calls that copy to view are one: which it is may depend on sizes."""
-    return "view" if op._schema.name in _VIEWS else op
+    return "view" if op.overloadpacket in _VIEWS else op
 
 
-_VIEWS = {"aten::view", "aten::_unsafe_view", "aten::reshape", "aten::_reshape_alias"}
+_aten = torch.ops.aten
+_VIEWS = {_aten.view, _aten._unsafe_view, _aten.reshape, _aten._reshape_alias}
 
 
 def _reduced(values: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:

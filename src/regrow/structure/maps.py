@@ -17,6 +17,9 @@ from .axis import Axis, Entry, Place
 #: In a map: a unit that comes from no old one.
 FRESH = -1
 
+#: For each new index the old one, the unit, and whether it is fresh.
+_Move = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 class PlaceMap:
     """What becomes of one place of length ``before``.
@@ -62,11 +65,26 @@ class PlaceMap:
             self._thinned.append((place, number))
             self._now = None
 
-    def apply(self, place: Place, index_map: np.ndarray, size: int) -> None:
-        """Follow one axis's index map, on top of what has been applied."""
+    def apply(self, place: Place, index_map: np.ndarray, size: int, known: dict[object, _Move]) -> None:
+        """Follow one axis's index map, on top of what has been applied.
+
+        Args:
+            known: How this index map moves places that nothing was applied to; it is added to.
+        """
+        if self._thinned or self._steps:
+            self._step(place, *self._moved(place, index_map, size))
+            return
+        key = (id(place.unit_of), place.run)
+        if key not in known:
+            known[key] = self._moved(place, index_map, size)
+        take, units, fresh = known[key]
+        self._now = take, fresh
+        self._steps.append((place, take, units))
+
+    def _moved(self, place: Place, index_map: np.ndarray, size: int) -> _Move:
         unit_of = place.unit_of.numpy()[self.take]
         take, units = _rearrange(unit_of, self._run(place, unit_of, size), index_map, size)
-        self._step(place, take, units, np.append(index_map == FRESH, False)[units])
+        return take, units, np.append(index_map == FRESH, False)[units]
 
     def _step(self, place: Place, take: np.ndarray, units: np.ndarray, fresh: np.ndarray) -> None:
         self._now = self.take[take], self.fresh[take] | fresh
@@ -122,11 +140,12 @@ def plan(axes: Sequence[Axis], maps: Mapping[Axis, np.ndarray]) -> dict[tuple[st
             shared.setdefault(place.key, []).append(place)
     for axis, index_map in maps.items():
         number = numbers(index_map, axis.size) if _thins(index_map) else None
+        moves: dict[object, _Move] = {}
         for place in axis.places:
             if place.key not in planned:
                 planned[place.key] = PlaceMap(tuple(shared[place.key]))
             if number is None:
-                planned[place.key].apply(place, index_map, axis.size)
+                planned[place.key].apply(place, index_map, axis.size, moves)
             else:
                 planned[place.key].thin(place, number)
     return planned

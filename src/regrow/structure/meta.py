@@ -6,8 +6,8 @@ told here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,8 +40,15 @@ def call(func: Any, args: tuple, kwargs: dict) -> Any:
     return func(*args, **kwargs)
 
 
-#: Operator, and types of its arguments -> the type of its result; None: it isn't one tensor of its own.
-_RESULTS: dict[object, torch.dtype | None] = {}
+class _Known(NamedTuple):
+    """What a pointwise call returns: its first argument, or a tensor of a type."""
+
+    in_place: bool
+    dtype: torch.dtype
+
+
+#: Operator, and types of its arguments -> what it returns; None: neither its first argument nor one tensor of its own.
+_RESULTS: dict[object, _Known | None] = {}
 
 
 def _pointwise(func: Any, args: tuple, kwargs: dict) -> Any:
@@ -49,27 +56,80 @@ def _pointwise(func: Any, args: tuple, kwargs: dict) -> Any:
     like = args[0]
     if not isinstance(like, Tensor) or "memory_format" in kwargs:
         return func(*args, **kwargs)
+    shape = tuple(like.shape)
     key: list[object] = [func, *kwargs]
-    alone = not any(isinstance(v, Tensor) for v in args[1:])
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
-            if (
-                not (alone or value.is_contiguous())
-                or value.ndim > like.ndim
-                or any(n not in (1, m) for n, m in zip(reversed(value.shape), reversed(like.shape), strict=False))
-            ):
+            if value is not like and not _fits(value, shape):
                 return func(*args, **kwargs)
-            key.append((value.dtype, value.ndim == 0))
+            key.append((value.dtype, value.ndim == 0, value is like))
         else:
             key.append(value if isinstance(value, torch.dtype) else type(value))
     known = tuple(key)
     if known not in _RESULTS:
         result = func(*args, **kwargs)
-        own = isinstance(result, Tensor) and all(result is not a for a in args) and not result._is_view()
-        _RESULTS[known] = result.dtype if own and not func._schema.is_mutable else None
+        _RESULTS[known] = _described(func, args, result)
         return result
-    dtype = _RESULTS[known]
-    return func(*args, **kwargs) if dtype is None else torch.empty_like(like, dtype=dtype)
+    found = _RESULTS[known]
+    if found is None:
+        return func(*args, **kwargs)
+    return like if found.in_place else _like(like, found.dtype)
+
+
+def _fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor lies in order, and is broadcast to a shape."""
+    own = tuple(tensor.shape)
+    return (own == shape or _broadcasts(own, shape)) and tensor.is_contiguous()
+
+
+def _broadcasts(own: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return len(own) <= len(shape) and all(n in (1, m) for n, m in zip(reversed(own), reversed(shape), strict=False))
+
+
+def _described(func: Any, args: tuple, result: Any) -> _Known | None:
+    if not isinstance(result, Tensor):
+        return None
+    if func._schema.is_mutable:
+        return _Known(True, result.dtype) if result is args[0] and func._schema.name.endswith("_") else None
+    return None if any(result is a for a in args) or result._is_view() else _Known(False, result.dtype)
+
+
+def _like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """As :func:`torch.empty_like`, which torch works out in Python, where memory lies in order."""
+    if tensor.is_contiguous():
+        return _empty(tensor.shape, tensor, dtype)
+    return torch.empty_like(tensor, dtype=dtype)
+
+
+def _empty(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty(shape, dtype=dtype or like.dtype, device="meta")
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    *more: Any,
+) -> Tensor:
+    transposed, _, groups = more
+    spatial = x.ndim - 2
+    numbers = [v * spatial if len(v) == 1 else v for v in (stride, padding, dilation)]
+    if transposed or weight.ndim != x.ndim or not (x.is_contiguous() and weight.is_contiguous()):
+        return _aten.convolution.default(x, weight, bias, stride, padding, dilation, *more)
+    _check("convolution", bias, (weight.shape[0],))
+    if weight.shape[1] * groups != x.shape[1] or weight.shape[0] % groups:
+        shapes = f"a weight of shape {tuple(weight.shape)} and an input of shape {tuple(x.shape)}"
+        raise RuntimeError(f"a convolution in {groups} groups was given {shapes}")
+    shape = [
+        (n + 2 * pad - step * (k - 1) - 1) // by + 1
+        for n, k, by, pad, step in zip(x.shape[2:], weight.shape[2:], *numbers, strict=True)
+    ]
+    if min(shape, default=1) < 1:
+        raise RuntimeError(f"a convolution's output would have the size {tuple(shape)}")
+    return _empty((x.shape[0], weight.shape[0], *shape), x)
 
 
 def _batch_norm(
@@ -85,7 +145,7 @@ def _batch_norm(
     for tensor in (weight, bias, running_mean, running_var):
         _check("batch norm", tensor, (channels,))
     saved = channels if training else 0
-    return torch.empty_like(x), x.new_empty(saved), x.new_empty(saved)
+    return _like(x), _empty((saved,), x), _empty((saved,), x)
 
 
 def _layer_norm(
@@ -95,8 +155,8 @@ def _layer_norm(
         _check("layer norm", tensor, tuple(shape))
     if tuple(x.shape[x.ndim - len(shape) :]) != tuple(shape):
         raise RuntimeError(f"layer norm over {tuple(shape)} was given a tensor of shape {tuple(x.shape)}")
-    statistics = x.new_empty([*x.shape[: x.ndim - len(shape)], *(1 for _ in shape)])
-    return torch.empty_like(x, memory_format=torch.contiguous_format), statistics, statistics.clone()
+    over = [*x.shape[: x.ndim - len(shape)], *(1 for _ in shape)]
+    return _empty(x.shape, x), _empty(over, x), _empty(over, x)
 
 
 def _group_norm(
@@ -106,18 +166,18 @@ def _group_norm(
         _check("group norm", tensor, (channels,))
     if channels % groups:
         raise RuntimeError(f"group norm over {channels} channels can't have {groups} groups")
-    return torch.empty_like(x), x.new_empty((n, groups)), x.new_empty((n, groups))
+    return _like(x), _empty((n, groups), x), _empty((n, groups), x)
 
 
 def _addmm(bias: Tensor, left: Tensor, right: Tensor, **numbers: Any) -> Tensor:
     shape = _product(left, right)
-    if bias.ndim > 2 or any(n not in (1, m) for n, m in zip(reversed(bias.shape), reversed(shape), strict=False)):
+    if not _broadcasts(tuple(bias.shape), shape):
         raise RuntimeError(f"addmm of shape {shape} was given a bias of shape {tuple(bias.shape)}")
-    return left.new_empty(shape)
+    return _empty(shape, left)
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor:
-    return left.new_empty(_product(left, right))
+    return _empty(_product(left, right), left)
 
 
 def _product(left: Tensor, right: Tensor) -> tuple[int, int]:
@@ -130,7 +190,7 @@ def _product(left: Tensor, right: Tensor) -> tuple[int, int]:
 def _mean(x: Tensor, dim: list[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
     over = {d % max(1, x.ndim) for d in (dim or range(x.ndim))}
     kept = [1 if d in over else n for d, n in enumerate(x.shape) if keepdim or d not in over]
-    return x.new_empty(kept, dtype=dtype)
+    return _empty(kept, x, dtype)
 
 
 def _cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
@@ -139,7 +199,7 @@ def _cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
     others = [(t.dtype, t.shape[:dim], t.shape[dim + 1 :], t.is_contiguous()) for t in tensors]
     if others.count(others[0]) < len(others) or not others[0][-1]:
         return torch.ops.aten.cat.default(tensors, dim)
-    return first.new_empty([*first.shape[:dim], sum(t.shape[dim] for t in tensors), *first.shape[dim + 1 :]])
+    return _empty([*first.shape[:dim], sum(t.shape[dim] for t in tensors), *first.shape[dim + 1 :]], first)
 
 
 def _check(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
@@ -148,11 +208,12 @@ def _check(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
 
 
 def _softmax(x: Tensor, *_: Any, **__: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    return _empty(x.shape, x)
 
 
 _aten = torch.ops.aten
 _SHAPES: dict[Any, Callable[..., Any]] = {
+    _aten.convolution.default: _convolution,
     _aten.native_batch_norm.default: _batch_norm,
     _aten.native_layer_norm.default: _layer_norm,
     _aten.native_group_norm.default: _group_norm,

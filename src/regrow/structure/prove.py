@@ -38,6 +38,10 @@ class Proof:
         self.repairs = Repairs(trials, joined)
         self.cleared: set[tuple[Axis, object]] = set()  # axes that numbers at these places don't follow
         self.placed: set[object] = set()
+        self.ran: list[
+            tuple[bool, set[Axis], set[object]]
+        ] = []  # mode, what changed in size, places with other numbers
+        self._known_places: dict[bool, set[object]] = {}
         self.away: dict[Axis, set[int]] = {}  # units without which the model has run
         self.alone: dict[Axis, set[int]] = {}  # the same, while no other axis in their dimensions was edited
 
@@ -73,7 +77,8 @@ class Proof:
                 return False
             tried.append((maps, outcome, training))
         for maps, outcome, training in tried:
-            self._note_away(maps)
+            self._note(maps, outcome, training)
+        for maps, outcome, training in tried:
             self._compare_numbers(maps, outcome, training)
         return True
 
@@ -96,7 +101,7 @@ class Proof:
                 self._settle("prunable", self._not_yet_away, False, self._waiting)
                 self._settle("growable", grown, False, lambda axes, chosen=chosen: [a for a in axes if a in chosen])
             else:
-                self._note_away(maps)
+                self._note(maps, outcome, False)
                 self._compare_numbers(maps, outcome, False)
             for axis, index_map in maps.items():
                 self.alone.setdefault(axis, set()).update(_gone(axis, index_map))
@@ -142,7 +147,7 @@ class Proof:
             maps = edit(chosen)
             outcome = self.trials.run(self.axes, maps, training)
             if not outcome.failure:
-                self._note_away(maps)
+                self._note(maps, outcome, training)
                 return self._compare_numbers(maps, outcome, training)
             suspects = Suspects(self.trials, maps, outcome, training).axes or list(maps)
             if self._blame_one(suspects, verdict, edit, training, outcome.position):
@@ -150,6 +155,12 @@ class Proof:
             if outcome.raised and self._by_chance(suspects, maps, training):
                 return self._note_away(maps)
             self._blame_together(suspects, maps, outcome, verdict, training)
+
+    def _note(self, maps: Maps, outcome: Outcome, training: bool) -> None:
+        """The model has run with these edits."""
+        self._note_away(maps)
+        resized = {axis for axis, index_map in maps.items() if len(index_map) != axis.size}
+        self.ran.append((training, resized, {self._place(training, position) for position in outcome.numbers}))
 
     def _note_away(self, maps: Maps) -> None:
         sharing = {axis for together in rounds(list(maps)) for axis in together}
@@ -205,33 +216,53 @@ class Proof:
     def _compare_numbers(self, maps: Maps, outcome: Outcome, training: bool) -> None:
         """Where a number in the arithmetic follows an axis, it isn't exact: find which, a round for each candidate."""
         waiting = {p: self._candidates(maps, outcome, training, p) for p in outcome.numbers}
+        for position, axes in waiting.items():
+            if len(axes) == 1:  # of all others trials have shown already that it doesn't follow them
+                self._follows(axes.pop(), training, position)
         while any(waiting.values()):
             tried = {axes[0] for axes in waiting.values() if axes}
             edited = {a: m for a, m in maps.items() if a in tried}
             found = self.trials.run(self.axes, edited, training)
             if not found.failure:
-                self._note_away(edited)
+                self._note(edited, found, training)
             for position, axes in waiting.items():
                 axis = axes.pop(0) if axes else None
                 if axis is None:
                     continue
                 if position in found.numbers:
-                    axis.exact = Verdict(False, f"a number in {self._name(training, position)} follows it")
+                    self._follows(axis, training, position)
                 else:
                     self.cleared.add((axis, self._place(training, position)))
                 if found.numbers.get(position) == outcome.numbers[position]:  # no other has a part in it
                     self.cleared.update((other, self._place(training, position)) for other in axes)
                     axes.clear()
 
+    def _follows(self, axis: Axis, training: bool, position: int) -> None:
+        axis.exact = Verdict(False, f"a number in {self._name(training, position)} follows it")
+
     def _candidates(self, maps: Maps, outcome: Outcome, training: bool, position: int) -> list[Axis]:
         """Whom a number may follow: none if some do that are known already. Features often are what it follows."""
         place = self._place(training, position)
         axes = Suspects(self.trials, maps, outcome, training, position).axes or list(maps)
-        axes = [axis for axis in axes if (axis, place) not in self.cleared and len(maps[axis]) != axis.size]
+        axes = [axis for axis in axes if not self._is_clear(axis, place) and len(maps[axis]) != axis.size]
         if place in self.placed:
             axes = [axis for axis in axes if axis.exact]
         self.placed.add(place)
         return sorted(axes, key=lambda axis: axis.kind != "feature")
+
+    def _is_clear(self, axis: Axis, place: object) -> bool:
+        """Whether numbers at a place are known not to follow an axis."""
+        return (axis, place) in self.cleared or any(
+            axis in resized and place in self._places(training) and place not in changed
+            for training, resized, changed in self.ran
+        )
+
+    def _places(self, training: bool) -> set[object]:
+        """All places that run in a mode."""
+        if training not in self._known_places:
+            count = len(self.trials.journals[training][0].records)
+            self._known_places[training] = {self._place(training, position) for position in range(count)}
+        return self._known_places[training]
 
     def _place(self, training: bool, position: int) -> object:
         """A call in either mode: the module that makes it, and what it is."""
@@ -240,7 +271,7 @@ class Proof:
 
     def _name(self, training: bool, position: int) -> str:
         record = self.trials.record(training, position)
-        return record.op._schema.name.partition("::")[2] if record is not None else "a call"
+        return record.op.overloadpacket.__name__ if record is not None else "a call"
 
 
 def _gone(axis: Axis, index_map: np.ndarray) -> set[int]:

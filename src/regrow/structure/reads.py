@@ -10,8 +10,8 @@ from torch import Tensor
 from .meta import storage_key
 
 if TYPE_CHECKING:
+    from .call import Call
     from .relations import Relations
-    from .trace import Call
 
 
 class _Made(NamedTuple):

@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .call import Call
 from .labels import Field, rows_along
 from .relations import Relations
-from .trace import Call, Trace
+from .trace import Trace
 from .views import reshaped
 
 

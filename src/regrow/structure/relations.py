@@ -73,6 +73,10 @@ class Relations:
 
     def bases(self, labels: np.ndarray) -> np.ndarray:
         """The labels of tensors that these are, stand for, or combine, in order."""
+        starts = self._starts_of_derived()
+        rising = labels.ndim == 1 and bool((labels[1:] > labels[:-1]).all())
+        if rising and (not len(starts) or not len(labels) or labels[-1] < starts[0]):
+            return labels
         key = ("bases", len(self.derived), labels.__array_interface__["data"], labels.shape, labels.strides)
         if key not in self.moved:
             self.moved[key] = (labels, self._find_bases(labels))

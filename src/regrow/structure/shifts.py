@@ -16,7 +16,8 @@ from . import at_zero
 from .labels import NotZero
 
 if TYPE_CHECKING:
-    from .trace import Call, Trace
+    from .call import Call
+    from .trace import Trace
 
 _NORMS = {"native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"}
 #: What reads or scales by weights: where these are zero, so is what comes out.
@@ -43,8 +44,14 @@ class Shifts:
         if found:
             self._of[id(tensor)] = found
 
-    def note(self, trace: Trace, call: Call, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    def set(self, tensor: Tensor, dims: Dims) -> None:
+        """Note that a tensor is shifted along these of its dimensions alone."""
+        self._of.pop(id(tensor), None)
+        self.add(tensor, dims)
+
+    def note(self, trace: Trace, call: Call) -> None:
         """Note what a call makes of it."""
+        tensors, outputs = call.tensors, call.outputs
         if torch.Tag.pointwise in call.op.tags:
             for out in outputs:
                 found = self._pointwise(trace, call, tensors, out)

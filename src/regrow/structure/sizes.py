@@ -93,7 +93,7 @@ class SizeMode(TorchFunctionMode):
             return self._shape(func(*args, **kwargs), *args, **kwargs)
         if func is torch.Tensor.__getitem__:
             self._uncut(*args)
-        if isinstance(func, FunctionType) and func.__module__ == "torch.nn.functional":
+        if _is_composed(func):
             with self:
                 return _opened(func)(*args, **kwargs)
         outside, self.given = self.given, _integers_among([*args, *kwargs.values()])
@@ -132,6 +132,11 @@ class SizeMode(TorchFunctionMode):
         if best:
             return [found] if isinstance(found, Size) else []
         return [size for size in given if isinstance(size, Size)]
+
+
+def _is_composed(func: Any) -> bool:
+    """Whether torch composes a function of others; those with a closure only choose between two of one kind."""
+    return isinstance(func, FunctionType) and func.__module__ == "torch.nn.functional" and not func.__closure__
 
 
 @lru_cache

@@ -11,7 +11,8 @@ from .labels import Field, PythonSize
 from .sizes import Kept, Origin, Shape, Size, SizeMode
 
 if TYPE_CHECKING:
-    from .trace import Call, Trace
+    from .call import Call
+    from .trace import Trace
 
 
 def note_sizes(trace: Trace, call: Call, sizes: Sequence[int], shape: Sequence[int], fields: Sequence[Field]) -> None:
@@ -21,6 +22,8 @@ def note_sizes(trace: Trace, call: Call, sizes: Sequence[int], shape: Sequence[i
         sizes: What the call was given for the output's dimensions; others than these are free to be what they are.
         shape: What the output has.
     """
+    if not trace.gathering:
+        return
     for fld in fields:
         for dim in fld.dims:
             if dim >= len(sizes) or sizes[dim] != shape[dim]:

@@ -19,46 +19,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import meta
 from .boundary import Boundary, name_of_input
+from .call import Call
 from .flops import Flops
 from .integers import integers
 from .journal import Comparison, Journal, Record, numbers_of
 from .labels import UNIFORM, UNKNOWN, Field, Labelled, Source
-from .meta import tensors_among
 from .reads import Reads
 from .relations import Relations
 from .running import module_stack, plain_kernels, swapped
 from .shifts import Shifts
 from .sizes import SizeMode, integers_as_sizes
-
-
-class Call:
-    """One ATen call: its arguments by their schema names, what it returned, and where it was made."""
-
-    def __init__(self, op: Any, args: tuple, kwargs: dict, out: Any, module: nn.Module | None) -> None:
-        self.op, self.out, self.module = op, out, module
-        self.arguments: dict[str, Any] = dict(kwargs)
-        for spec, value in zip(op._schema.arguments, args, strict=False):
-            self.arguments[spec.name] = value
-
-    @property
-    def name(self) -> str:
-        """The operator's name without namespace and overload, as ``"convolution"``."""
-        return self.op._schema.name.partition("::")[2]
-
-    def __getitem__(self, argument: str) -> Any:
-        return self.arguments[argument]
-
-    def get(self, argument: str, default: Any = None) -> Any:
-        return self.arguments.get(argument, default)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors among the arguments, in order."""
-        return tensors_among(self.arguments.values())
-
-    @property
-    def outputs(self) -> list[Tensor]:
-        return tensors_among([self.out])
 
 
 class Trace(TorchDispatchMode):
@@ -70,7 +40,7 @@ class Trace(TorchDispatchMode):
 
     def __init__(
         self,
-        rule_of: Callable[[Any], Rule | None],
+        rule_of: Callable[[Call], Rule | None],
         on_meta: bool,
         relations: Relations,
         journal: Journal | Comparison,
@@ -79,6 +49,7 @@ class Trace(TorchDispatchMode):
         super().__init__()
         self.rule_of, self.on_meta = rule_of, on_meta
         self.relations, self.journal = relations, journal
+        self.gathering = isinstance(journal, Journal)
         self.boundary = Boundary() if boundary is None else boundary
         self.sources: list[Source] = []
         self.order: dict[str, int] = {}  # tensor name -> number of the first call that read it
@@ -225,45 +196,51 @@ class Trace(TorchDispatchMode):
             self.flops.book(self, tensors, flops)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        op, kwargs = func, kwargs or {}
+        kwargs = kwargs or {}
         given = (*args, *kwargs.values())
         if self.on_meta:
             args, kwargs = meta.to_meta(args, kwargs, self._meta_copy)
-        out = meta.call(op, args, kwargs)
-        call = Call(op, args, kwargs, out, self.modules[-1] if self.modules else None)
-        tensors, outputs = call.tensors, call.outputs
-        for tensor in tensors:
-            name = self._names.get(id(tensor))
-            if name is not None:
-                self.order.setdefault(name, self.calls)
+        out = meta.call(func, args, kwargs)
+        call = Call(func, args, kwargs, out, self.modules[-1] if self.modules else None)
+        inputs = tuple(map(self.of, call.tensors))
+        self._relate(call)
         self.calls += 1
-        inputs = tuple(self.of(t) for t in tensors)
-        rule, said = self.rule_of(op), self.reads.before()
+        if not call.copies:  # whether memory is copied may depend on sizes
+            self._write_down(call, given, inputs)
+        return out
+
+    def _relate(self, call: Call) -> None:
+        """What the operator's rule says; and, in a first trace, what is read, and where zeros don't stay zero."""
+        rule, said = self.rule_of(call), self.reads.before()
         if rule is None:
             self._unknown_call(call)
         else:
             rule(self, call)
-        if outputs:
-            self.shifts.note(self, call, tensors, outputs)
-        if isinstance(self.journal, Journal):
+        if self.gathering or call.copies:
+            self.shifts.note(self, call)
+        if self.gathering:
             self.reads.note(call, said)
-        if call.name in _COPIES:
-            return out  # whether memory is copied may depend on sizes
-        numbers = numbers_of(call, given, bool(inputs) and inputs[0].origin == "uniform")
+            for name in {self._names[id(t)] for t in call.tensors if id(t) in self._names}:
+                self.order.setdefault(name, self.calls)
+
+    def _write_down(self, call: Call, given: Sequence[Any], inputs: tuple[Labelled, ...]) -> None:
+        """Write the call down, or compare it with what was written down; where zeros don't stay zero is as it was."""
         picked, self._picked = tuple(self._picked), []
-        self.journal.note(
+        before = self.journal.note(
             Record(
-                op,
-                numbers,
+                call.op,
+                numbers_of(call, given, bool(inputs) and inputs[0].origin == "uniform"),
                 inputs,
-                tuple(self.of(t) for t in outputs),
-                tuple(map(_extent, outputs)),
+                tuple(map(self.of, call.outputs)),
+                tuple(map(_extent, call.outputs)),
                 picked,
                 call.module,
-                not self.on_meta and bool(tensors),
+                not self.on_meta and bool(call.tensors),
+                tuple(map(self.shifts.of, call.outputs)),
             )
         )
-        return out
+        for tensor, dims in zip(call.outputs, before.shifts, strict=True):
+            self.shifts.set(tensor, dims)
 
     def _meta_copy(self, tensor: Tensor) -> Tensor:
         copy = tensor.to("meta")
@@ -292,8 +269,6 @@ def _extent(tensor: Tensor) -> tuple[int, ...]:
         else tuple(tensor.shape)
     )
 
-
-_COPIES = {"clone", "contiguous", "alias", "detach"}
 
 #: Says how a call relates the labels of its tensors.
 Rule = Callable[[Trace, Call], None]

@@ -79,14 +79,22 @@ def varying(labels: np.ndarray, dims: Sequence[int] | None = None) -> Field | No
     dims = range(labels.ndim) if dims is None else dims
     kept = []
     for axis, dim in enumerate(dims):
-        first = labels[(slice(None),) * axis + (slice(0, 1),)]
-        if labels.shape[axis] > 1 and (labels != first).any():
+        if labels.shape[axis] > 1 and _varies(labels, axis):
             kept.append((axis, dim))
         else:
-            labels = first
+            labels = labels[(slice(None),) * axis + (slice(0, 1),)]
     if not kept:
         return None
     return Field(tuple(d for _, d in kept), np.ascontiguousarray(labels.reshape([labels.shape[a] for a, _ in kept])))
+
+
+def _varies(labels: np.ndarray, axis: int) -> bool:
+    """Whether labels differ along a dimension; mostly the first and the last one tell."""
+    corner = [0] * labels.ndim
+    corner[axis] = -1
+    if labels[tuple(corner)] != labels[(0,) * labels.ndim]:
+        return True
+    return bool((labels != labels[(slice(None),) * axis + (slice(0, 1),)]).any())
 
 
 @lru_cache(maxsize=4096)

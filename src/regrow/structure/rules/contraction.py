@@ -6,9 +6,10 @@ import math
 
 from torch import Tensor
 
+from ..call import Call
 from ..labels import Field, PythonSize
 from ..relate import Operand, aligned, along, contract, note_role, relate
-from ..trace import Call, Trace
+from ..trace import Trace
 from .registry import rules_for
 
 _PRODUCTS = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..call import Call
 from ..labels import Field
 from ..relate import Operand, aligned, note_role, relate
-from ..trace import Call, Trace
+from ..trace import Trace
 from .registry import rules_for
 
 LOOKED_UP = "its entries are looked up by their numbers"

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..call import Call
 from ..labels import FIXED, Field, PythonSize
 from ..relate import Operand, aligned, common_origin, note_computed, relate
 from ..tied import cut_freely, note_parts, note_sizes
-from ..trace import Call, Trace
+from ..trace import Trace
 from ..views import reshaped, varying
 from .registry import rules_for
 
@@ -108,7 +109,7 @@ def cut(trace: Trace, call: Call) -> None:
 
 
 def _note_parts(trace: Trace, call: Call, fields: Sequence[Field], dim: int) -> None:
-    for fld in fields:
+    for fld in fields if trace.gathering else ():
         if dim not in fld.dims:
             continue
         axis, size, start = fld.dims.index(dim), call.tensors[0].shape[dim], 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..call import Call
 from ..integers import Integer
 from ..labels import Field, PythonSize
 from ..relate import ADDED, aligned, along, note_computed, note_role, relate
 from ..tied import lying_along
-from ..trace import Call, Trace
+from ..trace import Trace
 from ..views import reshaped
 from .registry import rules_for
 

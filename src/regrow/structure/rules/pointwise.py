@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..call import Call
 from ..labels import Field
 from ..relate import Operand, aligned, common_origin, note_computed, note_role, relate
-from ..trace import Call, Trace
+from ..trace import Trace
 from .registry import rules_for
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from ..call import Call
 from ..labels import Field
 from ..relate import note_summed
-from ..trace import Call, Trace
+from ..trace import Trace
 from ..views import reshaped
 from .registry import rules_for
 

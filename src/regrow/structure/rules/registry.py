@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from ..trace import Call, Trace
+from ..call import Call
+from ..trace import Trace
 
 #: A function of the trace and the call: it says which labels are equal, which are frozen, and which the outputs carry.
 Rule = Callable[[Trace, Call], None]
@@ -49,9 +49,9 @@ def rules_for(*names: str) -> Callable[[Rule], Rule]:
     return rule(*(name if "::" in name else f"aten::{name}" for name in " ".join(names).split()))
 
 
-def rule_of(op: Any) -> Rule | None:
-    """The rule for an operator, or None."""
-    found = _RULES.get(op._schema.name)
-    if found is None and torch.Tag.pointwise in op.tags:
+def rule_of(call: Call) -> Rule | None:
+    """The rule for a call's operator, or None."""
+    found = _RULES.get(call.operator)
+    if found is None and torch.Tag.pointwise in call.op.tags:
         return _RULES["aten::alias"]
     return found
