@@ -35,7 +35,7 @@ def call(func: Any, args: tuple, kwargs: dict) -> Any:
         shape_of = _SHAPES.get(func)
         if shape_of is not None:
             return shape_of(*args, **kwargs)
-        if torch.Tag.pointwise in func.tags:
+        if torch.Tag.pointwise in func.tags or func in _ALSO_POINTWISE:
             return _pointwise(func, args, kwargs)
     return func(*args, **kwargs)
 
@@ -52,15 +52,15 @@ _RESULTS: dict[object, _Known | None] = {}
 
 
 def _pointwise(func: Any, args: tuple, kwargs: dict) -> Any:
-    """A result like the first argument, where nothing is broadcast beyond that and all lie in order."""
+    """A result like the first argument, where nothing is broadcast beyond that."""
     like = args[0]
-    if not isinstance(like, Tensor) or "memory_format" in kwargs:
+    if not isinstance(like, Tensor) or "memory_format" in kwargs or not all(like.stride()):
         return func(*args, **kwargs)
     shape = tuple(like.shape)
     key: list[object] = [func, *kwargs]
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
-            if value is not like and not _fits(value, shape):
+            if value is not like and not _broadcasts(tuple(value.shape), shape):
                 return func(*args, **kwargs)
             key.append((value.dtype, value.ndim == 0, value is like))
         else:
@@ -76,14 +76,10 @@ def _pointwise(func: Any, args: tuple, kwargs: dict) -> Any:
     return like if found.in_place else _like(like, found.dtype)
 
 
-def _fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor lies in order, and is broadcast to a shape."""
-    own = tuple(tensor.shape)
-    return (own == shape or _broadcasts(own, shape)) and tensor.is_contiguous()
-
-
 def _broadcasts(own: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    return len(own) <= len(shape) and all(n in (1, m) for n, m in zip(reversed(own), reversed(shape), strict=False))
+    return own == shape or (
+        len(own) <= len(shape) and all(n in (1, m) for n, m in zip(reversed(own), reversed(shape), strict=False))
+    )
 
 
 def _described(func: Any, args: tuple, result: Any) -> _Known | None:
@@ -95,10 +91,13 @@ def _described(func: Any, args: tuple, result: Any) -> _Known | None:
 
 
 def _like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """As :func:`torch.empty_like`, which torch works out in Python, where memory lies in order."""
+    """As :func:`torch.empty_like`, which torch works out in Python: in the order in which dimensions lie in memory."""
     if tensor.is_contiguous():
         return _empty(tensor.shape, tensor, dtype)
-    return torch.empty_like(tensor, dtype=dtype)
+    strides, length = [0] * tensor.ndim, 1
+    for dim in sorted(reversed(range(tensor.ndim)), key=tensor.stride().__getitem__):
+        strides[dim], length = length, length * max(1, tensor.shape[dim])
+    return torch.empty_strided(tensor.shape, strides, dtype=dtype or tensor.dtype, device="meta")
 
 
 def _empty(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -202,6 +201,33 @@ def _cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
     return _empty([*first.shape[:dim], sum(t.shape[dim] for t in tensors), *first.shape[dim + 1 :]], first)
 
 
+def _stack(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    first = tensors[0]
+    if any(t.shape != first.shape or t.dtype != first.dtype for t in tensors):
+        return _aten.stack.default(tensors, dim)
+    dim %= first.ndim + 1
+    return _empty([*first.shape[:dim], len(tensors), *first.shape[dim:]], first)
+
+
+def _bmm(left: Tensor, right: Tensor) -> Tensor:
+    if left.shape[0] != right.shape[0] or left.shape[2] != right.shape[1]:
+        raise RuntimeError(f"bmm can't multiply tensors of shapes {tuple(left.shape)} and {tuple(right.shape)}")
+    return _empty((left.shape[0], left.shape[1], right.shape[2]), left)
+
+
+def _roll(x: Tensor, shifts: list[int], dims: Sequence[int] = ()) -> Tensor:
+    return _empty(x.shape, x) if x.is_contiguous() else _aten.roll.default(x, shifts, dims)
+
+
+def _interpolated(func: Any) -> Callable[..., Tensor]:
+    def shape_of(x: Tensor, size: list[int], *numbers: Any) -> Tensor:
+        if not x.is_contiguous() or x.ndim != len(size) + 2:
+            return func(x, size, *numbers)
+        return _empty((*x.shape[:2], *size), x)
+
+    return shape_of
+
+
 def _check(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
     if tensor is not None and tuple(tensor.shape) != shape:
         raise RuntimeError(f"{name} over {shape} was given a tensor of shape {tuple(tensor.shape)}")
@@ -220,8 +246,27 @@ _SHAPES: dict[Any, Callable[..., Any]] = {
     _aten._safe_softmax.default: _softmax,
     _aten.addmm.default: _addmm,
     _aten.mm.default: _mm,
+    _aten._softmax.default: _softmax,
+    _aten._log_softmax.default: _softmax,
+    _aten.bmm.default: _bmm,
     _aten.mean.dim: _mean,
     _aten.cat.default: _cat,
+    _aten.stack.default: _stack,
+    _aten.roll.default: _roll,
+    **{
+        interpolation.default: _interpolated(interpolation.default)
+        for interpolation in (
+            *(_aten.upsample_nearest1d, _aten.upsample_nearest2d, _aten.upsample_nearest3d),
+            *(_aten._upsample_nearest_exact1d, _aten._upsample_nearest_exact2d, _aten._upsample_nearest_exact3d),
+            *(_aten.upsample_linear1d, _aten.upsample_bilinear2d, _aten.upsample_trilinear3d),
+            *(_aten.upsample_bicubic2d, _aten._upsample_bicubic2d_aa, _aten._upsample_bilinear2d_aa),
+        )
+    },
+}
+#: What works place by place without being marked so.
+_ALSO_POINTWISE = {
+    *(_aten.hardswish_.default, _aten.leaky_relu_.default, _aten.elu_.default, _aten.celu_.default),
+    *(_aten.silu_.default, _aten.mish_.default, _aten.gelu_.default, _aten.hardtanh_.default),
 }
 
 

@@ -201,6 +201,8 @@ class Trace(TorchDispatchMode):
         if self.on_meta:
             args, kwargs = meta.to_meta(args, kwargs, self._meta_copy)
         out = meta.call(func, args, kwargs)
+        if func is torch.ops.aten.empty.memory_format and not out.numel():
+            return out  # the scratch memory of a batch norm
         call = Call(func, args, kwargs, out, self.modules[-1] if self.modules else None)
         inputs = tuple(map(self.of, call.tensors))
         self._relate(call)
