@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from .structure.example import named_tensors
-from .structure.running import swapped, untouched
+from .structure.running import Insides, untouched
 
 
 def parameters(model: nn.Module) -> int:
@@ -36,7 +36,7 @@ def flops(model: nn.Module, *args: Any, **kwargs: Any) -> int:
 
     tensors = {t: on_meta(t) for t in named_tensors(model).values()}
     args, kwargs = pytree.tree_map(on_meta, args), pytree.tree_map(on_meta, kwargs)
-    with untouched(model), torch.no_grad(), swapped(model, tensors), FlopCounterMode(display=False) as counter:
+    with untouched(model), torch.no_grad(), Insides(model).swapped(tensors), FlopCounterMode(display=False) as counter:
         model.eval()
         model(*args, **kwargs)
     return counter.get_total_flops()

@@ -19,7 +19,7 @@ from .labels import Source
 from .prove import Proof
 from .relations import Relations
 from .rules import rule_of
-from .running import untouched
+from .running import Insides, untouched
 from .sizes import SizeMode
 from .solve import solve
 from .table import table
@@ -210,6 +210,7 @@ class _Analysis:
 
     def __init__(self, model: nn.Module, example: Example, boundary: Boundary, with_sizes: bool) -> None:
         self.model, self.example = model, example
+        self.insides = Insides(model)
         self.journals: dict[bool, tuple[Journal, list[tuple[int, ...]]]] = {
             False: (Journal(), []),
             True: (Journal(), []),
@@ -229,7 +230,7 @@ class _Analysis:
         for training, (journal, shapes) in self.journals.items():
             model.train(training)
             self.trace.count_flops, self.trace.journal = not training, journal
-            returned = run(self.trace, model, example.args, example.kwargs, tensors)
+            returned = run(self.trace, self.insides, example.args, example.kwargs, tensors)
             self.trace.reads.forget_unread(tensors_in(returned), tensors.values())
             shapes.extend(self._put_out(out) for out in tensors_in(returned))
         check_outputs([*self.journals[False][1], *self.journals[True][1]], returned)
@@ -247,7 +248,7 @@ class _Analysis:
 
     def prove(self) -> tuple[tuple[Axis, ...], Reasons]:
         """The axes that stand the trials, and why other indices can't change."""
-        trials = Trials(self.model, self.example, self.trace, self.journals)
+        trials = Trials(self.insides, self.example, self.trace, self.journals)
         axes = Proof(trials, self._solved(), self._joined).run()
         return tuple(axes), self.reasons
 

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from .axis import holder, read_as
 from .example import Example, named_tensors
-from .running import plain_kernels, swapped
+from .running import Insides, plain_kernels
 
 #: Wrappers that keep their own view of the parameters, by the end of their classes' names.
 _WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
@@ -161,7 +161,7 @@ def _own_error(model: nn.Module, args: tuple, kwargs: dict[str, Any], training: 
     """What goes wrong when the model just runs, on copies of its tensors."""
     example = Example.of(args, kwargs, any(p.is_meta for p in model.parameters()))
     model.train(training)
-    with torch.no_grad(), plain_kernels(), swapped(model, example.stand_ins(model)):
+    with torch.no_grad(), plain_kernels(), Insides(model).swapped(example.stand_ins(model)):
         try:
             model(*example.args, **example.kwargs)
         except Exception as error:

@@ -46,9 +46,11 @@ class Example:
 
     def edited(self, tensor: Tensor, maps: Mapping[int, PlaceMap]) -> Tensor:
         """A stand-in of a tensor after the maps of its dimensions."""
-        if self.on_meta:
+        if self.on_meta and (maps or tensor.is_contiguous()):
             shape = [len(maps[d].take) if d in maps else n for d, n in enumerate(tensor.shape)]
-            data = torch.empty_like(tensor, device="meta") if not maps else tensor.new_empty(shape, device="meta")
+            return torch.empty(shape, dtype=tensor.dtype, device="meta", requires_grad=tensor.requires_grad)
+        if self.on_meta:
+            data = torch.empty_like(tensor, device="meta")
         else:
             data = tensor.detach().clone()
             for dim, place in maps.items():

@@ -63,15 +63,15 @@ def old_only(values: np.ndarray) -> np.ndarray:
     return _without(values, fresh) if fresh.any() else values
 
 
-def inherited(labels: np.ndarray, place: PlaceMap, fresh: Mapping[int, np.ndarray], prints: Fingerprints) -> np.ndarray:
+def inherited(before: np.ndarray, place: PlaceMap, fresh: Mapping[int, np.ndarray]) -> np.ndarray:
     """The fingerprints along an edited dimension.
 
     Args:
-        labels: What the dimension had before.
+        before: What the dimension had before.
         place: How it was edited.
         fresh: For the places of axes that grow (by id) their :func:`codes`.
     """
-    values = prints.of[labels][place.take]
+    values = before[place.take]
     new = np.flatnonzero(place.fresh)
     if len(new):
         found = np.zeros(len(new), np.int64)

@@ -68,10 +68,7 @@ def relate(
         order = sorted(order, key=lambda i: _precedence(trace, call, operands, i, output))
     first = factors[order[0]] if operands else 0
     of = [first if number == ADDED else number for number in factors]
-    for i, j in combinations(order, 2):
-        for f in operands[i].fields:
-            for g in operands[j].fields:
-                equate_fields(relations, f, g, of[i] != of[j])
+    _equate(relations, [(f, of[i]) for i in order for f in operands[i].fields])
     result: list[Field] = []
     for operand in (operands[i] for i in order):
         beside = len(set(factors)) > 1 and trace.shifted(operand.tensor)
@@ -80,6 +77,19 @@ def relate(
             if seen is not None:
                 _add(relations, result, seen, beside)
     return result
+
+
+def _equate(relations: Relations, fields: Iterable[tuple[Field, int]]) -> None:
+    """Equate fields, each with the number of its factor, where they share places.
+
+    Of those that lie alike and belong to one factor the first stands for all.
+    """
+    first: dict[tuple[tuple[int, ...], int], Field] = {}
+    for fld, factor in fields:
+        like = first.setdefault((fld.dims, factor), fld)
+        relations.equate(like.labels, fld.labels)
+    for ((_, a), f), ((_, b), g) in combinations(first.items(), 2):
+        equate_fields(relations, f, g, a != b)
 
 
 #: The number of what is added to a product.
@@ -124,6 +134,8 @@ def _why_bare(trace: Trace, call: Call, tensor: Tensor) -> str:
 def equate_fields(relations: Relations, one: Field, other: Field, multiplied: bool = False) -> None:
     """Equate two fields where they share places."""
     common = [place for place in one.dims if place in other.dims]
+    if not common:
+        return
     a, b = relations.restrict(one, common), relations.restrict(other, common)
     if a is not None and b is not None:
         order = [b.dims.index(place) for place in a.dims]

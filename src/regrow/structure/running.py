@@ -9,7 +9,7 @@ import random
 import sys
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -46,33 +46,52 @@ def _cuda_devices(model: nn.Module) -> list[int]:
     return sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
 
 
-@contextlib.contextmanager
-def swapped(model: nn.Module, tensors: Mapping[Tensor, Tensor]) -> Iterator[None]:
-    """Inside, the model has other tensors in place of its parameters and buffers; ties stay ties.
+class Insides:
+    """What a model's modules, and the objects that these keep, hold: found once, for all runs of an analysis."""
 
-    Whatever attributes, hooks and submodules its modules, and objects that these keep, are given meanwhile, by the code
-    that runs too, they are as before afterwards.
-    """
-    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    attributes = [(holder, dict(vars(holder))) for holder in (*modules, *_objects_of(modules))]
-    stores: list[dict[str, Any]] = [s for module in modules for s in (module._parameters, module._buffers)]
-    own = [held for m in modules for key, held in vars(m).items() if key in _OWN and isinstance(held, dict)]
-    before = [dict(held) for held in own]
-    try:
-        for store in stores:
-            store.update({key: tensors[t] for key, t in store.items() if t is not None})
-        for holder, held in attributes:
-            vars(holder).update(_with_others(held, tensors))
-            kept = {k: v for k, v in vars(holder).items() if type(v) in _KEPT and k not in _OWN}
-            vars(holder).update({k: copy.copy(v) for k, v in kept.items()})
-        yield
-    finally:
-        for holder, held in attributes:
-            vars(holder).clear()
-            vars(holder).update(held)
-        for held, items in zip(own, before, strict=True):
-            held.clear()
-            held.update(items)
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+        tensors = {t for m in self.modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None}
+        self.stores = [store for module in self.modules for store in (module._parameters, module._buffers)]
+        self.own = [
+            held for m in self.modules for key, held in vars(m).items() if key in _OWN and isinstance(held, dict)
+        ]
+        self.holders = [vars(holder) for holder in (*self.modules, *_objects_of(self.modules))]
+        self.written = [(held, names) for held in self.holders if (names := _written(held))]
+        self.listed = [(held, names) for held in self.holders if (names := _listing(held, tensors))]
+
+    @contextlib.contextmanager
+    def swapped(self, tensors: Mapping[Tensor, Tensor]) -> Iterator[None]:
+        """Inside, the model has other tensors in place of its parameters and buffers; ties stay ties.
+
+        Whatever attributes, hooks and submodules its modules, and objects that these keep, are given meanwhile, by the
+        code that runs too, they are as before afterwards.
+        """
+        before = [(held, dict(held)) for held in (*self.holders, *self.own)]
+        try:
+            for store in self.stores:
+                store.update({key: tensors[t] for key, t in store.items() if t is not None})
+            for held, names in self.listed:
+                held.update({name: type(held[name])(tensors.get(t, t) for t in held[name]) for name in names})
+            for held, names in self.written:
+                held.update({name: copy.copy(held[name]) for name in names})
+            yield
+        finally:
+            for held, items in before:
+                held.clear()
+                held.update(items)
+
+
+def _written(held: Mapping[str, Any]) -> list[str]:
+    """The attributes that a forward pass may put things into."""
+    return [name for name, value in held.items() if type(value) in _KEPT and name not in _OWN]
+
+
+def _listing(held: Mapping[str, Any], tensors: Collection[Tensor]) -> list[str]:
+    """Lists and tuples of parameters that modules keep beside the parameters, as recurrent layers do."""
+    lists = {name: value for name, value in held.items() if type(value) in (list, tuple)}
+    return [name for name, value in lists.items() if any(isinstance(t, Tensor) and t in tensors for t in value)]
 
 
 def _objects_of(modules: Iterable[nn.Module]) -> list[Any]:
@@ -128,12 +147,3 @@ _KEPT = (dict, list, set, OrderedDict)
 _NO_STATE = (Tensor, nn.Module, type, FunctionType, MethodType)
 #: What torch keeps on every module.
 _OWN = frozenset(vars(nn.Module()))
-
-
-def _with_others(attributes: dict[str, Any], tensors: Mapping[Tensor, Tensor]) -> dict[str, Any]:
-    """Lists and tuples of parameters that modules keep beside the parameters, as recurrent layers do."""
-    found = {}
-    for name, held in attributes.items():
-        if type(held) in (list, tuple) and any(isinstance(t, Tensor) and t in tensors for t in held):
-            found[name] = type(held)(tensors.get(t, t) if isinstance(t, Tensor) else t for t in held)
-    return found

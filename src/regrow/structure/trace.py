@@ -26,7 +26,7 @@ from .journal import Comparison, Journal, Record, numbers_of
 from .labels import UNIFORM, UNKNOWN, Field, Labelled, Source
 from .reads import Reads
 from .relations import Relations
-from .running import module_stack, plain_kernels, swapped
+from .running import Insides, module_stack, plain_kernels
 from .shifts import Shifts
 from .sizes import SizeMode, integers_as_sizes
 
@@ -278,25 +278,25 @@ Rule = Callable[[Trace, Call], None]
 
 def run(
     trace: Trace,
-    model: nn.Module,
+    insides: Insides,
     args: tuple,
     kwargs: dict[str, Any],
     tensors: Mapping[Tensor, Tensor],
     sizes: Callable[[nn.Module], Iterable[tuple[str, Any]]] = lambda module: (),
 ) -> Any:
-    """One forward pass of ``model`` under the trace, with ``tensors`` in place of its own.
+    """One forward pass of a model under the trace, with ``tensors`` in place of its own.
 
     Args:
         sizes: Attributes that its modules then have to have.
     """
     with contextlib.ExitStack() as stack:
-        for inside in (torch.enable_grad(), plain_kernels(), swapped(model, tensors), module_stack(trace.modules)):
+        for inside in (torch.enable_grad(), plain_kernels(), insides.swapped(tensors), module_stack(trace.modules)):
             stack.enter_context(inside)
         if trace.sizes is not None:
-            stack.enter_context(integers_as_sizes(model))
+            stack.enter_context(integers_as_sizes(insides.model))
             stack.enter_context(trace.sizes)
-        for module in model.modules():
+        for module in insides.modules:
             for attribute, size in list(sizes(module)):
                 setattr(module, attribute, size)
         with trace:
-            return model(*args, **kwargs)
+            return insides.model(*args, **kwargs)

@@ -18,6 +18,7 @@ from .inherited import Disagreement, Fingerprints, Inherited, codes, inherited
 from .journal import Comparison, Journal, Misfit, Reached, Record
 from .maps import FRESH, PlaceMap, plan
 from .rules import rule_of
+from .running import Insides
 from .trace import Trace, run
 
 Maps = Mapping[Axis, np.ndarray]
@@ -58,13 +59,14 @@ class Trials:
 
     def __init__(
         self,
-        model: nn.Module,
+        insides: Insides,
         example: Example,
         trace: Trace,
         journals: Mapping[bool, tuple[Journal, Sequence[tuple[int, ...]]]],
     ) -> None:
-        self.model, self.example, self.trace, self.journals = model, example, trace, journals
-        self.tensors = named_tensors(model)
+        self.insides, self.model = insides, insides.model
+        self.example, self.trace, self.journals = example, trace, journals
+        self.tensors = named_tensors(self.model)
         self.starts = {(source.tensor, source.dim): source for source in trace.sources}
         self.made = 0
 
@@ -86,7 +88,7 @@ class Trials:
         self.model.train(training)
         with counted(planned):
             try:
-                out = run(trace, self.model, args, kwargs, tensors, outdated_sizes)
+                out = run(trace, self.insides, args, kwargs, tensors, outdated_sizes)
                 comparison.finish()
             except Reached:
                 return Outcome("", comparison.position)
@@ -127,9 +129,9 @@ class Trials:
             for dim in range(ndim):
                 source = self.starts.get((name, dim))
                 if source is not None:
-                    own = np.arange(source.start, source.start + source.size)
+                    own = prints.of[source.start : source.start + source.size]
                     place = by_tensor.get(name, {}).get(dim)
-                    labels[dim] = prints.of[own] if place is None else inherited(own, place, fresh, prints)
+                    labels[dim] = own if place is None else inherited(own, place, fresh)
             return labels
 
         found = {}

@@ -28,7 +28,7 @@ from .boundary import with_inputs
 from .declared import outdated_sizes
 from .example import named_tensors, tensors_in
 from .maps import FRESH, PlaceMap, fresh_summed, plan
-from .running import plain_kernels, swapped, untouched
+from .running import Insides, plain_kernels, untouched
 from .trial import Maps, counted
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class _Numbers:
             torch.manual_seed(0)
             stack.enter_context(plain_kernels())
             stack.enter_context(counted(planned))
-            stack.enter_context(swapped(model, {t: tensors[n].clone() for n, t in named.items()}))
+            stack.enter_context(Insides(model).swapped({t: tensors[n].clone() for n, t in named.items()}))
             for module in model.modules():
                 for attribute, size in list(outdated_sizes(module)):
                     setattr(module, attribute, size)
