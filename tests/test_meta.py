@@ -76,6 +76,10 @@ OTHERS: list[tuple[Any, tuple]] = [
     (aten.stack.default, ([torch.rand(2, 6), torch.rand(2, 6)], -1)),
     (aten.roll.default, (torch.rand(2, 6, 4), [1, 2], [0, 2])),
     (aten.upsample_bicubic2d.default, (torch.rand(2, 6, 4, 3), [5, 9], False, None, None)),
+    (aten.upsample_bilinear2d.default, (torch.rand(2, 4, 3, 6).permute(0, 3, 1, 2), [5, 9], False, None, None)),
+    (aten.upsample_bilinear2d.default, (torch.rand(4, 3, 2, 6).permute(2, 3, 0, 1), [5, 9], False, None, None)),
+    (aten.grid_sampler_2d.default, (torch.rand(2, 6, 4, 3), torch.rand(2, 5, 7, 2), 0, 0, True)),
+    (aten.grid_sampler_2d.default, (torch.rand(2, 4, 3, 6).permute(0, 3, 1, 2), torch.rand(2, 5, 7, 2), 0, 0, True)),
     (aten.upsample_nearest1d.default, (torch.rand(2, 6, 4), [7], None)),
     (aten.upsample_trilinear3d.default, (torch.rand(2, 6, 4, 3, 2), [7, 5, 3], True, None, None, None)),
 ]  # fmt: skip

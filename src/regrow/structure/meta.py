@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch.utils import _pytree as pytree
 
 
@@ -219,11 +220,17 @@ def _roll(x: Tensor, shifts: list[int], dims: Sequence[int] = ()) -> Tensor:
     return _empty(x.shape, x) if x.is_contiguous() else _aten.roll.default(x, shifts, dims)
 
 
+def _grid_sampler(x: Tensor, grid: Tensor, *numbers: Any) -> Tensor:
+    if x.ndim != 4 or grid.shape[0] != x.shape[0] or grid.shape[3] != 2 or not x.numel():
+        return _aten.grid_sampler_2d.default(x, grid, *numbers)
+    return _empty((*x.shape[:2], *grid.shape[1:3]), x)
+
+
 def _interpolated(func: Any) -> Callable[..., Tensor]:
     def shape_of(x: Tensor, size: list[int], *numbers: Any) -> Tensor:
-        if not x.is_contiguous() or x.ndim != len(size) + 2:
+        if x.ndim != len(size) + 2 or not x.numel():
             return func(x, size, *numbers)
-        return _empty((*x.shape[:2], *size), x)
+        return _empty((*x.shape[:2], *size), x).to(memory_format=suggest_memory_format(x))
 
     return shape_of
 
@@ -253,6 +260,7 @@ _SHAPES: dict[Any, Callable[..., Any]] = {
     _aten.cat.default: _cat,
     _aten.stack.default: _stack,
     _aten.roll.default: _roll,
+    _aten.grid_sampler_2d.default: _grid_sampler,
     **{
         interpolation.default: _interpolated(interpolation.default)
         for interpolation in (

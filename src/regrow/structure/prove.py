@@ -8,7 +8,9 @@ dimensions may have to be one; what nothing mends stays as it is, with the reaso
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -248,7 +250,9 @@ class Proof:
         if place in self.placed:
             axes = [axis for axis in axes if axis.exact]
         self.placed.add(place)
-        return sorted(axes, key=lambda axis: axis.kind != "feature")
+        sizes = {axis: len(maps[axis]) for axis in axes}
+        found = outcome.numbers[position]
+        return sorted(axes, key=lambda axis: (not _tells(sizes[axis], found), axis.kind != "feature"))
 
     def _is_clear(self, axis: Axis, place: object) -> bool:
         """Whether numbers at a place are known not to follow an axis."""
@@ -272,6 +276,12 @@ class Proof:
     def _name(self, training: bool, position: int) -> str:
         record = self.trials.record(training, position)
         return record.op.overloadpacket.__name__ if record is not None else "a call"
+
+
+def _tells(size: int, numbers: Sequence[Any]) -> bool:
+    """Whether one of these numbers is what code makes of a size: itself, its root, or one over these."""
+    made = (size, math.sqrt(size), 1 / size, 1 / math.sqrt(size))
+    return any(math.isclose(number, one) for number in numbers if isinstance(number, (int, float)) for one in made)
 
 
 def _gone(axis: Axis, index_map: np.ndarray) -> set[int]:

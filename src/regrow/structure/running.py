@@ -123,8 +123,11 @@ def module_stack(stack: list[nn.Module]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def plain_kernels() -> Iterator[None]:
-    """Attention, recurrent layers and compiled code show as the plain calls that they are made of, without warnings."""
+def plain_kernels() -> Iterator[bool]:
+    """Attention, recurrent layers and compiled code show as the plain calls that they are made of, without warnings.
+
+    Yields whether plain calls by themselves may be made with mkldnn's kernels.
+    """
     # torch.backends.mkldnn.flags would also set TF32, which warns on machines that have none.
     mkldnn, fast_path = torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled()
     torch._C._set_mkldnn_enabled(False)
@@ -135,10 +138,19 @@ def plain_kernels() -> Iterator[None]:
         with sdpa_kernel(SDPBackend.MATH), compiler, warnings.catch_warnings():
             # What torch says of an edited model is no news: either it is refused, or all that it tells of follows.
             warnings.simplefilter("ignore")
-            yield
+            yield mkldnn
     finally:
         torch._C._set_mkldnn_enabled(mkldnn)
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def plain_call(func: Any, args: tuple, kwargs: dict[str, Any], mkldnn: bool) -> Any:
+    """Make a call that is no composed one any more, with the faster kernels if there are."""
+    torch._C._set_mkldnn_enabled(mkldnn)
+    try:
+        return func(*args, **kwargs)
+    finally:
+        torch._C._set_mkldnn_enabled(False)
 
 
 #: What a forward pass may put things into.

@@ -26,7 +26,7 @@ from .journal import Comparison, Journal, Record, numbers_of
 from .labels import UNIFORM, UNKNOWN, Field, Labelled, Source
 from .reads import Reads
 from .relations import Relations
-from .running import Insides, module_stack, plain_kernels
+from .running import Insides, module_stack, plain_call, plain_kernels
 from .shifts import Shifts
 from .sizes import SizeMode, integers_as_sizes
 
@@ -60,6 +60,7 @@ class Trace(TorchDispatchMode):
         self.module_names: dict[nn.Module, str] = {}
         self.inputs: dict[int, int] = {}  # id -> number
         self.calls = 0
+        self.mkldnn = False  # whether calls on real tensors may use its kernels
         self._labelled: dict[int, Labelled] = {}
         self._names: dict[int, str] = {}
         self._numels: dict[str, int] = {}
@@ -200,7 +201,9 @@ class Trace(TorchDispatchMode):
         given = (*args, *kwargs.values())
         if self.on_meta:
             args, kwargs = meta.to_meta(args, kwargs, self._meta_copy)
-        out = meta.call(func, args, kwargs)
+            out = meta.call(func, args, kwargs)
+        else:
+            out = plain_call(func, args, kwargs, self.mkldnn)
         if func is torch.ops.aten.empty.memory_format and not out.numel():
             return out  # the scratch memory of a batch norm
         call = Call(func, args, kwargs, out, self.modules[-1] if self.modules else None)
@@ -290,7 +293,8 @@ def run(
         sizes: Attributes that its modules then have to have.
     """
     with contextlib.ExitStack() as stack:
-        for inside in (torch.enable_grad(), plain_kernels(), insides.swapped(tensors), module_stack(trace.modules)):
+        trace.mkldnn = stack.enter_context(plain_kernels())
+        for inside in (torch.enable_grad(), insides.swapped(tensors), module_stack(trace.modules)):
             stack.enter_context(inside)
         if trace.sizes is not None:
             stack.enter_context(integers_as_sizes(insides.model))
