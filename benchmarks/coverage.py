@@ -14,7 +14,7 @@ from common import RESULTS, write
 from coverage_zoo import zoo
 from coverage_zoo.goals import goals
 from coverage_zoo.processes import measure
-from coverage_zoo.rows import peer_columns, put, read, row_of
+from coverage_zoo.rows import peer_columns, put, read, row_of, timed_row
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 FILE = RESULTS / "coverage.csv"
@@ -28,15 +28,23 @@ def options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side (default 1; more blur the times)")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds for each model (default 120)")
     parser.add_argument("--no-peer", action="store_true", help="without Torch-Pruning")
+    parser.add_argument(
+        "--times", action="store_true", help="only the times of models that are in the result; leave the machine alone"
+    )
     parser.add_argument("--list", action="store_true", help="print the names of the models and do nothing")
     parser.add_argument("--summary", action="store_true", help="only what follows from the rows that there are")
     return parser.parse_args()
 
 
+def among(names: list[str], patterns: list[str]) -> list[str]:
+    """The names that fit any of the patterns."""
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
 def chosen(names: list[str], given: argparse.Namespace) -> list[str]:
     """The models to run."""
     if given.only:
-        return [name for name in names if any(fnmatchcase(name, pattern) for pattern in given.only)]
+        return among(names, given.only)
     done = {} if given.again else read(FILE)
     return [name for name in names if name not in done]
 
@@ -59,9 +67,27 @@ def run(names: list[str], order: list[str], given: argparse.Namespace) -> None:
             pool.shutdown(cancel_futures=True)  # after an interruption no other model is begun
 
 
+def measure_times(names: list[str], order: list[str], given: argparse.Namespace) -> None:
+    """Put new times into the rows of these models."""
+    from coverage_zoo.times import times
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        for name in progress.track(names, description="models"):
+            row = read(FILE)[name]
+            new, differing = timed_row(row, times(row, given.limit))
+            put(FILE, [new], order)
+            if differing:
+                progress.print(f"{name}: {differing}; run it again", markup=False, highlight=False)
+
+
 def main() -> None:
     given = options()
     order = list(zoo())
+    if given.times:
+        names = [name for name in order if name in read(FILE)]
+        measure_times(among(names, given.only) if given.only else names, order, given)
+        given.summary = True
     names = chosen(order, given)
     if given.list:
         print("\n".join(names))

@@ -82,20 +82,14 @@ class Checks:
 
     def analyze(self) -> Columns:
         """Find the axes, and how long that takes."""
-        started = time.perf_counter()
-        structure = _analyzed(self.case)
-        seconds = time.perf_counter() - started
-        if seconds < REPEAT_BELOW:
-            started = time.perf_counter()
-            structure = _analyzed(self.case)
-            seconds = min(seconds, time.perf_counter() - started)
+        structure, seconds = analyzed_twice(self.case)
         self.structure = structure
-        return {"analyze_s": seconds, **_counts(structure)}
+        return {"analyze_s": seconds, **counts(structure)}
 
     def prune(self) -> Columns:
         """Half of every axis, in one edit."""
         case = built(self.build)
-        axes = [axis for axis in _analyzed(case).axes if axis.prunable and axis.size > 1]
+        axes = [axis for axis in analyzed(case).axes if axis.prunable and axis.size > 1]
         if not axes:
             raise Wrong("nothing can be pruned")
         before = case.params
@@ -120,7 +114,7 @@ class Checks:
     def grow(self) -> Columns:
         """A quarter of every axis, in one edit."""
         case = built(self.build)
-        axes = [axis for axis in _analyzed(case).axes if axis.growable]
+        axes = [axis for axis in analyzed(case).axes if axis.growable]
         if not axes:
             raise Wrong("nothing can be grown")
         before, exact = case.params, all(axis.exact for axis in axes)
@@ -211,11 +205,25 @@ def shape(out: Tensor, ragged: bool) -> tuple[int, ...]:
     return tuple(out.shape[1:] if ragged else out.shape)
 
 
-def _analyzed(case: Case) -> rg.Structure:
+def analyzed(case: Case) -> rg.Structure:
+    """The structure of a case."""
     return rg.analyze(case.model, args=case.args, kwargs=case.kwargs)
 
 
-def _counts(structure: rg.Structure) -> Columns:
+def analyzed_twice(case: Case) -> tuple[rg.Structure, float]:
+    """The structure of a case, and the shorter time of two analyses; of one where that takes long."""
+    best = math.inf
+    while True:
+        started = time.perf_counter()
+        structure = analyzed(case)
+        seconds = time.perf_counter() - started
+        if best < math.inf or seconds > REPEAT_BELOW:
+            return structure, min(best, seconds)
+        best = seconds
+
+
+def counts(structure: rg.Structure) -> Columns:
+    """How many axes there are, of which kinds."""
     axes = structure.axes
     return {
         "axes": len(axes),

@@ -31,17 +31,18 @@ def main() -> None:
     # Some models and peers print.
     report, sys.stdout = sys.stdout, sys.stderr
     torch.set_num_threads(1)
-    _go_first()
+    go_first()
     build = zoo()[name]
-    _warm_up()
+    warm_up()
     started = time.perf_counter()
     _write(report, {STAGE: "regrow"})
     _regrow(build, report)
     _write(report, {"wall_s": time.perf_counter() - started})
     if with_peer:
-        from .peer import peer_checks, warm_up
+        from .peer import peer_checks
+        from .peer import warm_up as warm_peer_up
 
-        warm_up()
+        warm_peer_up()
         _write(report, {STAGE: "peer"})
         _write(report, peer_checks(build, limit))
     _write(report, {STAGE: "done"})
@@ -59,14 +60,14 @@ def _regrow(build: Any, report: IO[str]) -> None:
         gc.collect()  # a structure and its axes know each other, and the model
 
 
-def _go_first() -> None:
+def go_first() -> None:
     """If memory runs out, let it be this process that is ended, no other one of the machine."""
     score = Path("/proc/self/oom_score_adj")
     if score.exists():
         score.write_text("1000")
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """torch imports its kernels for meta tensors when they are first used."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
     rg.analyze(net, torch.zeros(2, 3, 8, 8))

@@ -17,6 +17,8 @@ COLUMNS = (
     *("moved", "unmoved", "wrong", "ended", "peak_mib", "wall_s"),
     *("peer", "peer_list_s", "peer_setup_s", "peer_step_s", "peer_removed"),
 )
+#: What tells one structure from another.
+COUNTED = ("axes", "neurons", "heads", "features", "not_prunable", "not_growable", "inexact", "frozen")
 CHECKS = ("run", "analyze", "prune", "save", "grow", "verify")
 
 #: Pruning half of every axis removes, and growing a quarter adds, at least these parts of the parameters.
@@ -67,6 +69,20 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("\n", " ")
+
+
+def timed_row(row: Row, found: Columns) -> tuple[Row, str]:
+    """A row with new times, and how the structure differs from the row's, or "".
+
+    A row of another structure stays as it is.
+    """
+    counted = [column for column in COUNTED if column in found and _text(found[column]) != row[column]]
+    if counted:
+        return row, ", ".join(f"{column} {row[column]} -> {_text(found[column])}" for column in counted)
+    times = {column: _text(value) for column, value in found.items() if column in COLUMNS}
+    if found.get("forward_s") and found.get("analyze_s"):
+        times["forwards"] = _text(found["analyze_s"] / found["forward_s"])
+    return {**row, **times}, "" if "analyze_s" in found else "no end"
 
 
 def peer_columns(row: Row) -> Row:
