@@ -53,6 +53,20 @@ def shaped_features(h: Tensor) -> Tensor:
     return h.view(len(h), -1, 2).sum(2)
 
 
+def written_in_parts(h: Tensor) -> Tensor:
+    both = h.new_zeros(2 * len(h), h.shape[1])
+    both[: len(h)].copy_(h)
+    both[len(h) :].copy_(torch.tanh(h))
+    return both[: len(h)] + both[len(h) :]
+
+
+def written_beside_numbers(h: Tensor) -> Tensor:
+    both = h.new_zeros(2 * len(h), h.shape[1])
+    both[: len(h)].copy_(h)
+    both[len(h) :].copy_(torch.arange(h.shape[1]).to(h))
+    return both[: len(h)] + both[len(h) :]
+
+
 def flip(h: Tensor) -> Tensor:
     return h + torch.tanh(h).flip(1)
 
@@ -182,10 +196,11 @@ WIDTHS = {
 BODIES: dict[str, Body] = {
     body.__name__: body
     for body in (
-        literal_slice, literal_part, literal_view, literal_heads, shaped_heads, shaped_features, flip, roll, permuted,
-        every_other, chunked_gate, repeated, doubled, selected, outer, shuffled, sorted_features, accumulated, softmax,
-        averaged, normalised, divided_by_width, shifted, multiplied, largest, constant, counted, padded, in_place_part,
-        detour, item, joined_and_cut, summed_ones,
+        literal_slice, literal_part, literal_view, literal_heads, shaped_heads, shaped_features, flip, roll,
+        permuted, every_other, chunked_gate, repeated, doubled, selected, outer, shuffled, sorted_features,
+        accumulated, softmax, averaged, normalised, divided_by_width, shifted, multiplied, largest, constant,
+        counted, padded, in_place_part, detour, item, joined_and_cut, summed_ones, written_in_parts,
+        written_beside_numbers,
     )
 }  # fmt: skip
 INEXACT = frozenset({"softmax", "averaged", "normalised", "divided_by_width", "multiplied", "largest", "summed_ones"})
@@ -274,10 +289,24 @@ class WeightNorm(nn.Module):
         return self.last(torch.relu(self.first(x)))
 
 
+class Chosen(nn.Module):
+    """Rows chosen by what they hold; the classes of all that are left make one list, as detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.boxes, self.last = nn.Linear(6, 8), nn.Linear(8, 5 * 4), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        boxes = self.boxes(h).view(-1, 5, 4)
+        listed = boxes[boxes.sum((1, 2)) > 0].reshape(-1, 4)
+        return self.last(h) + listed.view(-1, 5, 4).sum((0, 2))
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
     net.__name__: net
     for net in (
-        LowRank, ScaledByWidth, CentredWeight, GroupedTransposed, Attention, Recurrent, WeightNorm,
+        LowRank, ScaledByWidth, CentredWeight, GroupedTransposed, Attention, Recurrent, WeightNorm, Chosen,
     )
 }  # fmt: skip
 NAMES = (*BODIES, *NETS)

@@ -8,15 +8,12 @@ from typing import Any
 import pytest
 
 _QUERIES = "one query head of each key head isn't offered"
-_WRITTEN = "what is written into a part of another tensor is frozen"
 _LEARN = "what neither moves lengths nor products gets no gradient at first"
 _GROWTH = "a reason against growth is taken for one against pruning"
 
 #: Axes that aren't found, or called otherwise.
 AXES: dict[str, str] = {
     **dict.fromkeys(("kernel_grouped", "keys_interleaved", "keys_expanded", "keys_repeated"), _QUERIES),
-    "one_circular": _WRITTEN,
-    "lstm_packed": _WRITTEN,
     "diagonal": "a diagonal freezes",
     "experts_routed": "rows that are routed otherwise in a trial freeze the stream",
     "stacked_bmm": "whole experts aren't offered",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Between
@@ -22,6 +23,13 @@ class Torch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out, _ = self.attention(x, self.key(x), self.value(x))
         return x + out if self.residual else out
+
+
+class Pooled(Torch):
+    """torch's own attention over the largest of its neighbours."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.max_pool1d(x.mT, 3, stride=1, padding=1).mT)
 
 
 class Decoder(nn.Module):
@@ -92,6 +100,7 @@ DECODER = """
 FAMILIES = [
     Family("torch", lambda: Between(Torch()), tokens(), ATTENTION),
     Family("torch_alone", lambda: Between(Torch(False)), tokens(), ATTENTION.replace("stream", "")),
+    Family("torch_pooled", lambda: Between(Pooled()), tokens(), ATTENTION),
     Family(
         "torch_biased_keys",
         lambda: Between(Torch(add_bias_kv=True, add_zero_attn=True)),

@@ -113,11 +113,10 @@ class Comparison:
         if _called(before.op) != _called(record.op) or len(before.outputs) != len(record.outputs):
             raise Disagreement("the model makes other calls then")
         for i, (old, new) in enumerate(zip(before.outputs, record.outputs, strict=True)):
+            if before.values and (_CHOOSES in before.op.tags or not any(known.fields for known in before.inputs)):
+                self._note_sizes(before.shapes[i], record.shapes[i], old.fields)
             if old.fields or new.fields:
                 self._compare(old.fields, new.fields, before.shapes[i], record.shapes[i])
-            elif before.values and not any(known.fields for known in before.inputs):
-                sizes = zip(before.shapes[i], record.shapes[i], strict=False)
-                self._from_values.update((m, n) for m, n in sizes if m != n)
         for one, other in zip(before.picked, record.picked, strict=False):
             self._check(one, other)
         if before.numbers != record.numbers:
@@ -166,6 +165,12 @@ class Comparison:
         if any(found):
             raise Disagreement("other dimensions carry labels then")
 
+    def _note_sizes(self, before: Shape, now: Shape, labelled: Sequence[Field]) -> None:
+        """What differs of a size that no labels lie along comes from values."""
+        known = {d for f in labelled for d in f.dims}
+        sizes = zip(before, now, strict=False)
+        self._from_values.update((m, n) for d, (m, n) in enumerate(sizes) if m != n and d not in known)
+
     def _by_values(self, before: int, now: int) -> bool:
         """Whether a size comes from values, as the number of examples that an expert is given, or is several such."""
         return any(one * now == other * before for one, other in self._from_values.items())
@@ -184,10 +189,13 @@ class Comparison:
 
     def _same(self, one: np.ndarray, other: np.ndarray) -> bool:
         """Whether labels are equal; merged with a size that comes from values they may only be repeated more often."""
-        if one.shape == other.shape or one.ndim != 1 or other.ndim != 1 or not self._by_values(len(one), len(other)):
+        differ = [d for d, (n, m) in enumerate(zip(one.shape, other.shape, strict=False)) if n != m]
+        if one.ndim != other.ndim or not differ:
             return np.array_equal(one, other)
-        short, long = sorted((one, other), key=len)
-        return np.array_equal(np.resize(short, len(long)), long)
+        if len(differ) > 1 or not self._by_values(one.shape[differ[0]], other.shape[differ[0]]):
+            return False
+        short, long = sorted((np.moveaxis(labels, differ[0], 0) for labels in (one, other)), key=len)
+        return np.array_equal(np.resize(short, long.shape), long)
 
     def _reduce(self, labels: np.ndarray) -> tuple[Shape, np.ndarray]:
         """What is old of an edited model's labels."""
@@ -207,6 +215,7 @@ def _called(op: Any) -> Any:
     return "view" if op.overloadpacket in _VIEWS else op
 
 
+_CHOOSES = torch.Tag.dynamic_output_shape
 _aten = torch.ops.aten
 _VIEWS = {_aten.view, _aten._unsafe_view, _aten.reshape, _aten._reshape_alias}
 

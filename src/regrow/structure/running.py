@@ -53,7 +53,9 @@ class Insides:
         self.model = model
         self.modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
         tensors = {t for m in self.modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None}
-        self.stores = [store for module in self.modules for store in (module._parameters, module._buffers)]
+        self.stores: list[dict[str, Any]] = [
+            vars(m)[kind] for m in self.modules for kind in ("_parameters", "_buffers")
+        ]
         self.own = [
             held for m in self.modules for key, held in vars(m).items() if key in _OWN and isinstance(held, dict)
         ]

@@ -56,13 +56,39 @@ def _note_meeting(trace: Trace, call: Call, operands: Sequence[Operand]) -> None
 
 
 def _check_written(trace: Trace, call: Call, tensor: Tensor, fields: Sequence[Field]) -> None:
-    """A view that gains labels would have to give them to a base that isn't followed from here."""
+    """A view that gains labels has to give them to its base, or they can't change."""
     before = {d for f in trace.of(tensor).fields for d in f.dims}
     if tensor._is_view():
-        gained = [f for f in fields if not set(f.dims) <= before]
-        trace.relations.freeze(gained, f"is written into a part of another tensor by {call.name}")
+        gained = [f for f in fields if not set(f.dims) <= before and not _handed_on(trace, tensor, f)]
+        bare = [f for f in _of_base(trace, tensor) if not any(set(f.dims) & set(g.dims) for g in fields)]
+        trace.relations.freeze([*gained, *bare], f"is written into a part of another tensor by {call.name}")
     if any(trace.of(t).origin == "data" for t in call.tensors):
         trace.written(tensor)
+
+
+def _of_base(trace: Trace, view: Tensor) -> list[Field]:
+    """What the tensor carries that a view is a part of, along the dimensions that it has whole."""
+    base = view._base
+    if base is None or base.ndim != view.ndim or base.stride() != view.stride():
+        return []
+    return [f for f in trace.of(base).fields if all(base.shape[d] == view.shape[d] for d in f.dims)]
+
+
+def _handed_on(trace: Trace, view: Tensor, fld: Field) -> bool:
+    """Whether a part that is cut out of a tensor along other dimensions gives it its labels: it had none before."""
+    base = view._base
+    if base is None or base.ndim != view.ndim or base.stride() != view.stride():
+        return False
+    known = trace.of(base)
+    whole = all(base.shape[d] == view.shape[d] for d in fld.dims)
+    beside = [f for f in known.fields if not set(f.dims).isdisjoint(fld.dims)]
+    if not whole or any(f.dims != fld.dims for f in beside) or (not beside and known.origin != "uniform"):
+        return False
+    for other in beside:
+        trace.relations.equate(other.labels, fld.labels)
+    if not beside:
+        trace.set(base, (*known.fields, fld), "data")
+    return True
 
 
 @rules_for(
