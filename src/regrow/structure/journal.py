@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .decisions import Decided
 from .inherited import Disagreement, Fingerprints, old_only
 from .labels import Field, Labelled
 from .shifts import Dims
@@ -27,8 +28,8 @@ class Record(NamedTuple):
     shapes: tuple[Shape, ...]
     picked: tuple[np.ndarray, ...]  # labels that left the trace here
     module: nn.Module | None
-    values: bool  # whether it worked on real numbers, by which sizes may differ
     shifts: tuple[Dims, ...]  # where what is silent isn't zero, for each output
+    decided: Decided | None
 
 
 def numbers_of(call: Any, given: Sequence[Any], uniform: bool) -> tuple[Any, ...]:
@@ -94,7 +95,6 @@ class Comparison:
     def __init__(self, journal: Journal, prints: Fingerprints, until: int | None = None) -> None:
         self.journal, self.prints, self.until = journal, prints, until
         self.position = 0
-        self._from_values: dict[int, int] = {}
         self.numbers: dict[int, tuple[Any, ...]] = {}
         self._expected: dict[int, tuple[tuple[int, ...], np.ndarray]] = {}
         self._found: dict[int, tuple[np.ndarray, tuple[Shape, np.ndarray]]] = {}
@@ -113,8 +113,6 @@ class Comparison:
         if _called(before.op) != _called(record.op) or len(before.outputs) != len(record.outputs):
             raise Disagreement("the model makes other calls then")
         for i, (old, new) in enumerate(zip(before.outputs, record.outputs, strict=True)):
-            if before.values and (_CHOOSES in before.op.tags or not any(known.fields for known in before.inputs)):
-                self._note_sizes(before.shapes[i], record.shapes[i], old.fields)
             if old.fields or new.fields:
                 self._compare(old.fields, new.fields, before.shapes[i], record.shapes[i])
         for one, other in zip(before.picked, record.picked, strict=False):
@@ -135,11 +133,18 @@ class Comparison:
         if self.position < len(self.journal.records):
             raise Disagreement("the model makes fewer calls then")
 
+    def expected(self, op: Any) -> Record | None:
+        """What the call that is about to be compared did in the first trace, if it was one of this operator."""
+        records, position = self.journal.records, self.position
+        while position < len(records) and records[position].op is _SLICE is not op:
+            position += 1
+        return records[position] if position < len(records) and records[position].op is op else None
+
     def _pass_uncut(self, record: Record) -> None:
         """Torch makes no call for a slice of all that there is: none was cut off then of what is left either."""
         while self.position < len(self.journal.records):
             before = self.journal.records[self.position]
-            if before.op is not torch.ops.aten.slice.Tensor or record.op is before.op:
+            if before.op is not _SLICE or record.op is before.op:
                 return
             if self._left_of(before.inputs[0]) != self._left_of(before.outputs[0]):
                 raise Misfit("less would be cut out of it")
@@ -150,9 +155,7 @@ class Comparison:
 
     def _compare(self, old: Sequence[Field], new: Sequence[Field], before: Shape, now: Shape) -> None:
         labelled = {d for f in old for d in f.dims}
-        if len(before) != len(now) or any(
-            before[d] != now[d] and not self._by_values(before[d], now[d]) for d in range(len(now)) if d not in labelled
-        ):
+        if len(before) != len(now) or any(before[d] != now[d] for d in range(len(now)) if d not in labelled):
             raise Misfit("a size that carries no labels follows it")
         found = {self._left(f.dims, self._reduce(f.labels)[0]): f.labels for f in new}
         for fld in old:
@@ -165,16 +168,6 @@ class Comparison:
         if any(found):
             raise Disagreement("other dimensions carry labels then")
 
-    def _note_sizes(self, before: Shape, now: Shape, labelled: Sequence[Field]) -> None:
-        """What differs of a size that no labels lie along comes from values."""
-        known = {d for f in labelled for d in f.dims}
-        sizes = zip(before, now, strict=False)
-        self._from_values.update((m, n) for d, (m, n) in enumerate(sizes) if m != n and d not in known)
-
-    def _by_values(self, before: int, now: int) -> bool:
-        """Whether a size comes from values, as the number of examples that an expert is given, or is several such."""
-        return any(one * now == other * before for one, other in self._from_values.items())
-
     @staticmethod
     def _left(dims: Shape, kept: Shape) -> Shape:
         """A dimension with one index left carries no labels."""
@@ -183,19 +176,9 @@ class Comparison:
     def _check(self, old: np.ndarray, new: np.ndarray) -> None:
         key = (id(old), id(new))
         if key not in self._agreeing:
-            if not self._same(self._expect(old)[1], self._reduce(new)[1]):
+            if not np.array_equal(self._expect(old)[1], self._reduce(new)[1]):
                 raise Disagreement("what is left of it isn't where it was")
             self._agreeing[key] = (old, new)
-
-    def _same(self, one: np.ndarray, other: np.ndarray) -> bool:
-        """Whether labels are equal; merged with a size that comes from values they may only be repeated more often."""
-        differ = [d for d, (n, m) in enumerate(zip(one.shape, other.shape, strict=False)) if n != m]
-        if one.ndim != other.ndim or not differ:
-            return np.array_equal(one, other)
-        if len(differ) > 1 or not self._by_values(one.shape[differ[0]], other.shape[differ[0]]):
-            return False
-        short, long = sorted((np.moveaxis(labels, differ[0], 0) for labels in (one, other)), key=len)
-        return np.array_equal(np.resize(short, long.shape), long)
 
     def _reduce(self, labels: np.ndarray) -> tuple[Shape, np.ndarray]:
         """What is old of an edited model's labels."""
@@ -215,7 +198,7 @@ def _called(op: Any) -> Any:
     return "view" if op.overloadpacket in _VIEWS else op
 
 
-_CHOOSES = torch.Tag.dynamic_output_shape
+_SLICE = torch.ops.aten.slice.Tensor
 _aten = torch.ops.aten
 _VIEWS = {_aten.view, _aten._unsafe_view, _aten.reshape, _aten._reshape_alias}
 
