@@ -49,6 +49,12 @@ def shaped_heads(h: Tensor) -> Tensor:
     return h.view(len(h), 2, -1).sum(1)
 
 
+def decided_by_size(h: Tensor) -> Tensor:
+    """One decision follows values, the other the width."""
+    half = int((torch.tensor(float(h.shape[1])) / 2).item())
+    return h[:, :half] * h[:, half:] if h.sum() < 1e9 else h[:, half:]
+
+
 def shaped_features(h: Tensor) -> Tensor:
     return h.view(len(h), -1, 2).sum(2)
 
@@ -184,6 +190,7 @@ WIDTHS = {
     "literal_part": 3,
     "literal_heads": 4,
     "shaped_heads": 4,
+    "decided_by_size": 4,
     "shaped_features": 4,
     "every_other": 4,
     "chunked_gate": 4,
@@ -200,7 +207,7 @@ BODIES: dict[str, Body] = {
         permuted, every_other, chunked_gate, repeated, doubled, selected, outer, shuffled, sorted_features,
         accumulated, softmax, averaged, normalised, divided_by_width, shifted, multiplied, largest, constant,
         counted, padded, in_place_part, detour, item, joined_and_cut, summed_ones, written_in_parts,
-        written_beside_numbers,
+        written_beside_numbers, decided_by_size,
     )
 }  # fmt: skip
 INEXACT = frozenset({"softmax", "averaged", "normalised", "divided_by_width", "multiplied", "largest", "summed_ones"})

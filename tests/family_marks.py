@@ -15,7 +15,6 @@ _GROWTH = "a reason against growth is taken for one against pruning"
 AXES: dict[str, str] = {
     **dict.fromkeys(("kernel_grouped", "keys_interleaved", "keys_expanded", "keys_repeated"), _QUERIES),
     "diagonal": "a diagonal freezes",
-    "experts_routed": "rows that are routed otherwise in a trial freeze the stream",
     "stacked_bmm": "whole experts aren't offered",
     "shuffled_groups": _GROWTH,
     **dict.fromkeys(("called", "low_rank_merged"), "a product of weights is named by the wrong one"),

@@ -87,6 +87,26 @@ def test_the_model_stays_as_it_was() -> None:
     assert structure.verify().ok
 
 
+class Fading(nn.Module):
+    """A bias that each pass halves, and no axis has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last.bias.data.mul_(0.5)
+        return self.last(torch.relu(self.first(x)))
+
+
+def test_what_a_pass_writes_to_is_as_before_in_the_next() -> None:
+    model = Fading()
+    structure = rg.analyze(model, torch.rand(3, 4))
+    before = snapshot(model)
+    assert structure.verify().ok
+    assert not differences(before, snapshot(model))
+
+
 def test_without_weights_there_is_nothing_to_compare() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))

@@ -189,7 +189,11 @@ class _Numbers:
         random = torch.Generator().manual_seed(0)
         tensors = named_tensors(structure.model)
         self.tensors = {n: _shaken(t, dtype, statistics.get(n, ""), random) for n, t in tensors.items()}
-        self.outputs = self._run(self.tensors, {})
+        self._written: frozenset[str] = frozenset()
+        copies = {name: tensor.clone() for name, tensor in self.tensors.items()}
+        self.outputs = self._run(copies, {})
+        # Only what the model itself writes to has to be copied for each run: copies of all may not fit into memory.
+        self._written = frozenset(n for n, copied in copies.items() if not torch.equal(copied, self.tensors[n]))
 
     def change(self, gone: Maps, maps: Maps) -> float:
         """How far the outputs of the edited model are from those of the model with silent units."""
@@ -225,14 +229,17 @@ class _Numbers:
 
     def _run(self, tensors: Mapping[str, Tensor], planned: Mapping[tuple[str, int], PlaceMap]) -> list[Tensor]:
         model = self.structure.model
-        named = named_tensors(model)
+        given = {
+            tensor: tensors[name].clone() if name in self._written else tensors[name]
+            for name, tensor in named_tensors(model).items()
+        }
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.random.fork_rng(devices=[]))
             torch.manual_seed(0)
             stack.enter_context(plain_kernels())
             stack.enter_context(counted(planned))
-            stack.enter_context(Insides(model).swapped({t: tensors[n].clone() for n, t in named.items()}))
+            stack.enter_context(Insides(model).swapped(given))
             for module in model.modules():
                 for attribute, size in list(outdated_sizes(module)):
                     setattr(module, attribute, size)

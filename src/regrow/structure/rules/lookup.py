@@ -9,6 +9,7 @@ from ..call import Call
 from ..labels import Field
 from ..relate import Operand, aligned, note_role, relate
 from ..trace import Trace
+from .pointwise import note_stream
 from .registry import rules_for
 
 LOOKED_UP = "its entries are looked up by their numbers"
@@ -161,4 +162,6 @@ def add_by_index(trace: Trace, call: Call) -> None:
     for operand in operands:
         found = (trace.relations.collapse(f, [dim], LOOKED_UP) for f in operand.fields)
         kept.append(operand.without(dim, (f for f in found if f is not None)))
+    if "add" in call.name and len(kept) == 2:
+        note_stream(trace, *kept)
     _set_written(trace, call, data, relate(trace, call, kept, range(data.ndim)))

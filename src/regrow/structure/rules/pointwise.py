@@ -40,7 +40,7 @@ def pointwise(trace: Trace, call: Call) -> None:
 
 
 def _note_meeting(trace: Trace, call: Call, operands: Sequence[Operand]) -> None:
-    """A weight that meets data is a scale or a shift of it; data that are added to other data make a stream."""
+    """A weight that meets data is a scale or a shift of it; data that meet data may make a stream."""
     name = call.name.rstrip("_")
     with_data = [o for o in operands if o.origin == "data"]
     if not with_data:
@@ -49,10 +49,14 @@ def _note_meeting(trace: Trace, call: Call, operands: Sequence[Operand]) -> None
     if role and len(with_data) < len(operands):
         note_role(trace, (f for o in operands if o.origin == "weight" for f in o.fields), role)
     elif name == "add":
-        one, other = (o.fields for o in with_data[:2])
-        for f in one:
-            if any(f.dims == g.dims and f.labels is not g.labels for g in other):
-                trace.relations.note_kind(f.labels, "stream")
+        note_stream(trace, *with_data[:2])
+
+
+def note_stream(trace: Trace, one: Operand, other: Operand) -> None:
+    """Data that are added to other data make a stream."""
+    for f in one.fields:
+        if any(f.dims == g.dims and f.labels is not g.labels for g in other.fields):
+            trace.relations.note_kind(f.labels, "stream")
 
 
 def _check_written(trace: Trace, call: Call, tensor: Tensor, fields: Sequence[Field]) -> None:
