@@ -61,6 +61,16 @@ def _number(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) else value
 
 
+def extent(tensor: Tensor) -> Shape:
+    """A tensor's shape, with 1 where it is only expanded."""
+    strides = tensor.stride() if tensor.layout == torch.strided else ()
+    return (
+        tuple(1 if s == 0 else n for n, s in zip(tensor.shape, strides, strict=True))
+        if 0 in strides
+        else tuple(tensor.shape)
+    )
+
+
 class Journal:
     """The records of one trace, in order."""
 

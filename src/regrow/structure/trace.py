@@ -23,7 +23,7 @@ from .call import Call
 from .decisions import Decided, Decisions, decided_again
 from .flops import Flops
 from .integers import integers
-from .journal import Comparison, Journal, Record, numbers_of
+from .journal import Comparison, Journal, Record, extent, numbers_of
 from .labels import UNIFORM, UNKNOWN, Field, Labelled, Source
 from .reads import Reads
 from .relations import Relations
@@ -252,7 +252,7 @@ class Trace(TorchDispatchMode):
                 numbers_of(call, given, bool(inputs) and inputs[0].origin == "uniform"),
                 inputs,
                 tuple(map(self.of, call.outputs)),
-                tuple(map(_extent, call.outputs)),
+                tuple(map(extent, call.outputs)),
                 picked,
                 call.module,
                 tuple(map(self.shifts.of, call.outputs)),
@@ -278,16 +278,6 @@ class Trace(TorchDispatchMode):
         origin = "data" if call.tensors or call.outputs else "uniform"
         for out in call.outputs:
             self.set(out, (), origin)
-
-
-def _extent(tensor: Tensor) -> tuple[int, ...]:
-    """A tensor's shape, with 1 where it is only expanded."""
-    strides = tensor.stride() if tensor.layout == torch.strided else ()
-    return (
-        tuple(1 if s == 0 else n for n, s in zip(tensor.shape, strides, strict=True))
-        if 0 in strides
-        else tuple(tensor.shape)
-    )
 
 
 #: Says how a call relates the labels of its tensors.
