@@ -43,6 +43,9 @@ MOVED = 1e-6
 #: Changes above this are none of rounding in any precision that a model may have.
 _PLAIN = 0.1
 
+#: The precision that a model has.
+_OWN: torch.dtype | None = None
+
 #: What fresh indices hold, by role; where a role isn't named they are as the last unit is.
 _FRESH = {"in": 0.0, "tied": 0.0, "shift": 0.0, "scale": 1.0, "mean": 0.0, "var": 1.0}
 
@@ -133,17 +136,8 @@ class _Trials:
     """What is done to the axes, and in which precision that is looked at."""
 
     def __init__(self, structure: Structure, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.structure, self.example = structure, (args, kwargs)
         self.random = torch.Generator().manual_seed(len(structure.axes))
-        self.own = _Numbers(structure, args, kwargs, None)
-
-    @cached_property
-    def double(self) -> _Numbers | None:
-        """In double precision, or None where the model doesn't run in that."""
-        try:
-            return _Numbers(self.structure, *self.example, torch.float64)
-        except Exception:
-            return None
+        self.numbers = _Numbers(structure, args, kwargs)
 
     def checks(self, axes: Sequence[Axis]) -> Iterator[Check]:
         """The first half gone, a random half gone, and a unit more."""
@@ -168,38 +162,49 @@ class _Trials:
     def _change(self, gone: Maps, maps: Maps, exact: bool) -> tuple[float, bool]:
         """How far the outputs move, and whether that was measured in double precision."""
         try:
-            change = self.own.change(gone, maps)
+            change = self.numbers.change(gone, maps)
         except ValueError:  # half precision overflows early
-            if self.double is None:
+            if not self.numbers.run_in_double:
                 raise
             change = math.nan
         unclear = math.isnan(change) or (change > TOLERANCE if exact else change < _PLAIN)
-        if unclear and self.double is not None:
-            return self.double.change(gone, maps), True
+        if unclear and self.numbers.run_in_double:
+            return self.numbers.change(gone, maps, torch.float64), True
         return change, False
 
 
 class _Numbers:
-    """Runs a model with other tensors in place of its own, in a precision (or its own)."""
+    """Runs a model with other tensors in place of its own, in its precision or another.
 
-    def __init__(self, structure: Structure, args: tuple, kwargs: dict[str, Any], dtype: torch.dtype | None) -> None:
-        self.structure = structure
-        self.args, self.kwargs = _cast((args, kwargs), dtype)
+    The values are kept once, in the model's precision; of a large model no more would fit into memory.
+    """
+
+    def __init__(self, structure: Structure, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.structure, self.args, self.kwargs = structure, args, kwargs
         statistics = {e.name: e.role for axis in structure.axes for e in axis.with_role("mean", "var")}
         random = torch.Generator().manual_seed(0)
         tensors = named_tensors(structure.model)
-        self.tensors = {n: _shaken(t, dtype, statistics.get(n, ""), random) for n, t in tensors.items()}
-        self._written: frozenset[str] = frozenset()
+        self.tensors = {n: _shaken(t, statistics.get(n, ""), random) for n, t in tensors.items()}
         copies = {name: tensor.clone() for name, tensor in self.tensors.items()}
-        self.outputs = self._run(copies, {})
-        # Only what the model itself writes to has to be copied for each run: copies of all may not fit into memory.
+        self._written: frozenset[str] = frozenset()
+        self._outputs = {_OWN: self._run(copies, {}, _OWN)}
+        # Only what the model itself writes to is copied for each run.
         self._written = frozenset(n for n, copied in copies.items() if not torch.equal(copied, self.tensors[n]))
 
-    def change(self, gone: Maps, maps: Maps) -> float:
+    @cached_property
+    def run_in_double(self) -> bool:
+        """Whether the model runs in double precision."""
+        try:
+            self._outputs[torch.float64] = self._run(self.tensors, {}, torch.float64)
+        except Exception:
+            return False
+        return True
+
+    def change(self, gone: Maps, maps: Maps, dtype: torch.dtype | None = _OWN) -> float:
         """How far the outputs of the edited model are from those of the model with silent units."""
         planned = plan(self.structure.axes, maps)
-        before = self._run(self._silenced(gone), {}) if gone else self.outputs
-        return _difference(before, self._run(self._edited(planned, maps), planned), maps)
+        before = self._run(self._silenced(gone), {}, dtype) if gone else self._outputs[dtype]
+        return _difference(before, self._run(self._edited(planned, maps), planned, dtype), maps)
 
     def _silenced(self, gone: Maps) -> dict[str, Tensor]:
         found = dict(self.tensors)
@@ -227,12 +232,16 @@ class _Numbers:
                 found[entry.name] = found[entry.name].index_fill(entry.dim, silent.to(found[entry.name].device), 0.0)
         return found
 
-    def _run(self, tensors: Mapping[str, Tensor], planned: Mapping[tuple[str, int], PlaceMap]) -> list[Tensor]:
+    def _given(self, name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """What a run works on."""
+        cast = _cast(tensor, dtype)
+        return tensor.clone() if cast is tensor and name in self._written else cast
+
+    def _run(
+        self, tensors: Mapping[str, Tensor], planned: Mapping[tuple[str, int], PlaceMap], dtype: torch.dtype | None
+    ) -> list[Tensor]:
         model = self.structure.model
-        given = {
-            tensor: tensors[name].clone() if name in self._written else tensors[name]
-            for name, tensor in named_tensors(model).items()
-        }
+        given = {t: self._given(name, tensors[name], dtype) for name, t in named_tensors(model).items()}
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.random.fork_rng(devices=[]))
@@ -244,14 +253,14 @@ class _Numbers:
                 for attribute, size in list(outdated_sizes(module)):
                     setattr(module, attribute, size)
             model.train().eval()  # what a module has kept from earlier passes in eval mode goes
-            args, kwargs = copy.deepcopy(with_inputs((self.args, self.kwargs), planned))
+            args, kwargs = copy.deepcopy(with_inputs(_cast((self.args, self.kwargs), dtype), planned))
             return [t.detach() for t in tensors_in(model(*args, **kwargs)) if t.is_floating_point()]
 
 
-def _shaken(tensor: Tensor, dtype: torch.dtype | None, role: str, random: torch.Generator) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor.detach()
-    value = tensor.detach().to(dtype or tensor.dtype)
+def _shaken(tensor: Tensor, role: str, random: torch.Generator) -> Tensor:
+    value = tensor.detach()
+    if not value.is_floating_point():
+        return value
     if not isinstance(tensor, nn.Parameter) and not role:
         return value
     noise = torch.randn(tensor.shape, generator=random).to(value)
@@ -264,7 +273,7 @@ def _shaken(tensor: Tensor, dtype: torch.dtype | None, role: str, random: torch.
 def _cast(values: Any, dtype: torch.dtype | None) -> Any:
     def convert(value: Any) -> Any:
         floating = isinstance(value, Tensor) and value.is_floating_point()
-        return value.detach().to(dtype) if floating and dtype is not None else value
+        return value.detach().to(dtype) if floating and dtype not in (_OWN, value.dtype) else value
 
     return pytree.tree_map(convert, values)
 
