@@ -1,6 +1,7 @@
-"""Fill the README's marked blocks: the output of real runs, a real structure, and the committed measurements.
+"""Fill the marked blocks of README and docs: the output of real runs, a real structure, and the measurements.
 
-``python benchmarks/readme.py RUNS`` reads the run folders below RUNS, as ``make run`` leaves them.
+``python benchmarks/readme.py RUNS`` reads the run folders below RUNS, as ``make run`` leaves them; without RUNS their
+table stays as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 import torchvision
 from common import RESULTS
+from coverage_zoo.rows import read
+from coverage_zoo.tables import coverage_tables
 from rich.console import Console
 
 import regrow as rg
@@ -22,6 +25,7 @@ from regrow.bench.compare import WIDTH, summary
 from regrow.bench.history import find_runs, read_run
 
 ROOT = Path(__file__).parent.parent
+COVERAGE = RESULTS / "coverage.json"
 SETTINGS = ("static", "grow", "shrink", "constant")
 
 
@@ -42,9 +46,9 @@ def structure_table() -> str:
 
 
 def measured() -> str:
-    """One row for each result file: its worst case beside the goal."""
+    """One row for each result file: its worst case beside the goal. Coverage has tables of its own."""
     rows = ["| what | goal | measured, the worst case |", "| --- | --- | --- |"]
-    for path in sorted(RESULTS.glob("*.json")):
+    for path in sorted(set(RESULTS.glob("*.json")) - {COVERAGE}):
         result = json.loads(path.read_text())
         held = [row for row in result["rows"] if result["goal"].partition(":")[0] in (row["model"], result["goal"])]
         worst = max(held, key=lambda row: row.get("part_of_goal", row.get("ratio", 0.0)))
@@ -68,16 +72,27 @@ def console(text: str) -> str:
     return f"```text\n{text}\n```"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path)
-    runs = parser.parse_args().runs
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    for name, block in {"run": run_table(runs), "structure": structure_table(), "measured": measured()}.items():
+def coverage() -> str:
+    """What is handled, beside the goals."""
+    return coverage_tables(json.loads(COVERAGE.read_text()), read(COVERAGE.with_suffix(".csv")).values())
+
+
+def fill(page: Path, blocks: dict[str, str]) -> None:
+    """Put texts between the marks of a page."""
+    text = page.read_text()
+    for name, block in blocks.items():
         pattern = re.compile(f"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
         text = pattern.sub(lambda found, block=block: f"{found[1]}{block}\n{found[2]}", text)
-    readme.write_text(text)
+    page.write_text(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="?")
+    runs = parser.parse_args().runs
+    blocks = {"structure": structure_table(), "measured": measured()}
+    fill(ROOT / "README.md", blocks if runs is None else {**blocks, "run": run_table(runs)})
+    fill(ROOT / "docs" / "structure.md", {"coverage": coverage()})
 
 
 if __name__ == "__main__":
