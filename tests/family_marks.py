@@ -26,7 +26,7 @@ EDITS: dict[str, str] = {
     "spectral_norm_old": "a silent column leaves the largest singular value, but is called inexact",
     "orthogonal": "what meets an unknown call gets no gradient",
     **dict.fromkeys(("similarity", "quantised", "cosine_head"), _LEARN),
-    "force_field": "weights that are read both ways are zero on both sides",
+    **dict.fromkeys(("force_field", "interleaved"), "weights that are read both ways are zero on both sides"),
 }
 
 

@@ -78,6 +78,21 @@ class Packed(nn.Module):
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, -1))
 
 
+class Interleaved(nn.Module):
+    """The width of a head is computed from the stream's; what the heads put out lies there feature by feature."""
+
+    def __init__(self, width: int = 12, heads: int = 3) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        out = (0.5 * q @ k.mT).softmax(-1) @ v
+        return x + self.proj(out.permute(0, 2, 3, 1).reshape(b, n, c))
+
+
 class Kernel(nn.Module):
     """The fused kernel, with all that it can be given."""
 
@@ -226,6 +241,11 @@ EINSUM = """
     body.out      | neuron 12 | | body.out:2 last.weight:1
 """
 
+TIED = """
+    body.heads    | head 3    | stream | {stream}
+    body.features | feature 4 | stream | {stream}
+""".replace("{stream}", "first.{weight,bias} body.{qkv,proj}.{weight,bias} body.{qkv,proj}.weight:1 last.weight:1")
+
 FAMILIES = [
     Family("by_hand", lambda: Between(ByHand()), tokens(), JOINED.replace("{heads}", "3")),
     Family(
@@ -244,6 +264,7 @@ FAMILIES = [
     Family("packed_split", lambda: Between(Packed("split")), tokens(), PACKED),
     Family("packed_reshape", lambda: Between(Packed("reshape")), tokens(), PACKED),
     Family("packed_unbind", lambda: Between(Packed("unbind")), tokens(), PACKED),
+    Family("interleaved", lambda: Between(Interleaved()), tokens(), TIED),
     Family("kernel", lambda: Between(Kernel()), tokens(), SEPARATE),
     Family("kernel_causal", lambda: Between(Kernel(is_causal=True)), tokens(), SEPARATE),
     Family("kernel_scaled", lambda: Between(Kernel(scale=0.3)), tokens(), SEPARATE.replace("inexact", "")),

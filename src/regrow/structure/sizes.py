@@ -13,6 +13,7 @@ from functools import lru_cache
 from types import FunctionType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -86,6 +87,15 @@ class SizeMode(TorchFunctionMode):
         super().__init__()
         self.fields_of, self.tie = fields_of, tie
         self.given: list[int] = []
+        self._ties: dict[bytes, list[np.ndarray]] = {}
+
+    def tied_before(self, one: np.ndarray, other: np.ndarray) -> bool:
+        """Whether these labels, or more, were tied to the first already; if not they are from now on."""
+        earlier = self._ties.setdefault(np.unique(one).tobytes(), [])
+        known = any(np.isin(other, seen).all() for seen in earlier)
+        if not known:
+            earlier.append(np.unique(other))
+        return known
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}

@@ -90,8 +90,12 @@ def _tie(trace: Trace, fld: Field, dim: int, size: int, origin: Origin) -> None:
 def _equate(trace: Trace, labels: np.ndarray, shape: Shape) -> None:
     """A dimension of another tensor that is as long has to stay so, place by place."""
     whole, distinct = lying_along(trace, shape.fld, shape.dim)
-    if np.isin(trace.relations.bases(distinct), trace.relations.bases(labels)).any():
+    own, others = trace.relations.bases(distinct), trace.relations.bases(labels)
+    if np.isin(own, others).any():
         return  # it is the same dimension, and follows by itself
+    assert trace.sizes is not None
+    if trace.sizes.tied_before(own, others):
+        return  # in whatever order its places lie now: a second order beside the first would leave no choice
     if len(whole) == len(labels):
         trace.relations.equate(whole, labels)
     elif len(labels) % len(distinct) == 0 and len(np.unique(labels)) == len(labels):
