@@ -49,6 +49,12 @@ def shaped_heads(h: Tensor) -> Tensor:
     return h.view(len(h), 2, -1).sum(1)
 
 
+def empty_rest(h: Tensor) -> Tensor:
+    parts = h.view(len(h), 2, -1)
+    width = parts.shape[-1]
+    return torch.cat([torch.tanh(parts[..., :width]), parts[..., width:]], -1).flatten(1)
+
+
 def decided_by_size(h: Tensor) -> Tensor:
     """One decision follows values, the other the width."""
     half = int((torch.tensor(float(h.shape[1])) / 2).item())
@@ -207,7 +213,7 @@ BODIES: dict[str, Body] = {
         permuted, every_other, chunked_gate, repeated, doubled, selected, outer, shuffled, sorted_features,
         accumulated, softmax, averaged, normalised, divided_by_width, shifted, multiplied, largest, constant,
         counted, padded, in_place_part, detour, item, joined_and_cut, summed_ones, written_in_parts,
-        written_beside_numbers, decided_by_size,
+        written_beside_numbers, decided_by_size, empty_rest,
     )
 }  # fmt: skip
 INEXACT = frozenset({"softmax", "averaged", "normalised", "divided_by_width", "multiplied", "largest", "summed_ones"})

@@ -92,7 +92,7 @@ def test_an_axis_called_inexact_moves_the_output(name: str) -> None:
         ("chunked_gate", [4]), ("repeated", [8]), ("doubled", [8]), ("padded", [8]), ("shaped_heads", [4]),
         ("shaped_features", [4]), ("literal_view", []), ("literal_heads", []), ("permuted", []), ("constant", []),
         ("averaged", [8]), ("largest", [8]), ("divided_by_width", [8]), ("written_in_parts", [8]),
-        ("written_beside_numbers", []), ("Chosen", [8]), ("decided_by_size", [4]),
+        ("written_beside_numbers", []), ("Chosen", [8]), ("decided_by_size", [4]), ("empty_rest", [4]),
     ],
 )  # fmt: skip
 def test_awkward_nets_have_the_axes_known_by_hand(name: str, sizes: list[int]) -> None:

@@ -75,7 +75,9 @@ def _through(
 
 
 def varying(labels: np.ndarray, dims: Sequence[int] | None = None) -> Field | None:
-    """Only the dimensions on which labels differ are kept; None where all are the same."""
+    """Only the dimensions on which labels differ are kept; None where all are the same, or where there are none."""
+    if not labels.size:
+        return None
     dims = range(labels.ndim) if dims is None else dims
     kept = []
     for axis, dim in enumerate(dims):
