@@ -93,13 +93,15 @@ def _equate(trace: Trace, labels: np.ndarray, shape: Shape) -> None:
     own, others = trace.relations.bases(distinct), trace.relations.bases(labels)
     if np.isin(own, others).any():
         return  # it is the same dimension, and follows by itself
-    assert trace.sizes is not None
-    if trace.sizes.tied_before(own, others):
-        return  # in whatever order its places lie now: a second order beside the first would leave no choice
     if len(whole) == len(labels):
-        trace.relations.equate(whole, labels)
+        beside = whole
     elif len(labels) % len(distinct) == 0 and len(np.unique(labels)) == len(labels):
-        trace.relations.equate(np.tile(distinct, len(labels) // len(distinct)), labels)
+        beside = np.tile(distinct, len(labels) // len(distinct))
+    else:
+        return
+    assert trace.sizes is not None
+    if not trace.sizes.tied_before(own, others):  # a second order beside the first would leave no choice
+        trace.relations.equate(beside, labels)
 
 
 def lying_along(trace: Trace, fld: Field, dim: int) -> tuple[np.ndarray, np.ndarray]:
