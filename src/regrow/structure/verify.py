@@ -28,6 +28,7 @@ from .boundary import with_inputs
 from .declared import outdated_sizes
 from .example import named_tensors, tensors_in
 from .maps import FRESH, PlaceMap, fresh_summed, plan
+from .meta import storage_key
 from .running import Insides, plain_kernels, untouched
 from .trial import Maps, counted
 
@@ -188,8 +189,13 @@ class _Numbers:
         copies = {name: tensor.clone() for name, tensor in self.tensors.items()}
         self._written: frozenset[str] = frozenset()
         self._outputs = {_OWN: self._run(copies, {}, _OWN)}
-        # Only what the model itself writes to is copied for each run.
-        self._written = frozenset(n for n, copied in copies.items() if not torch.equal(copied, self.tensors[n]))
+        # Only what a pass writes to is copied for each, and what is the model's own memory, lest it be written to.
+        self._written = frozenset(
+            name
+            for name, tensor in tensors.items()
+            if storage_key(tensor) == storage_key(self.tensors[name])
+            or not torch.equal(copies[name], self.tensors[name])
+        )
 
     @cached_property
     def run_in_double(self) -> bool:

@@ -163,5 +163,5 @@ def add_by_index(trace: Trace, call: Call) -> None:
         found = (trace.relations.collapse(f, [dim], LOOKED_UP) for f in operand.fields)
         kept.append(operand.without(dim, (f for f in found if f is not None)))
     if "add" in call.name and len(kept) == 2:
-        note_stream(trace, *kept)
+        note_stream(trace, kept)
     _set_written(trace, call, data, relate(trace, call, kept, range(data.ndim)))

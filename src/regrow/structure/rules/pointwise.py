@@ -49,12 +49,13 @@ def _note_meeting(trace: Trace, call: Call, operands: Sequence[Operand]) -> None
     if role and len(with_data) < len(operands):
         note_role(trace, (f for o in operands if o.origin == "weight" for f in o.fields), role)
     elif name == "add":
-        note_stream(trace, *with_data[:2])
+        note_stream(trace, operands)
 
 
-def note_stream(trace: Trace, one: Operand, other: Operand) -> None:
+def note_stream(trace: Trace, operands: Sequence[Operand]) -> None:
     """Data that are added to other data make a stream."""
-    for f in one.fields:
+    one, other = operands[:2]
+    for f in one.fields if one.origin == other.origin == "data" else ():
         if any(f.dims == g.dims and f.labels is not g.labels for g in other.fields):
             trace.relations.note_kind(f.labels, "stream")
 
@@ -70,18 +71,24 @@ def _check_written(trace: Trace, call: Call, tensor: Tensor, fields: Sequence[Fi
         trace.written(tensor)
 
 
+def _base_alike(view: Tensor) -> Tensor | None:
+    """The tensor that a view is a part of, if its dimensions are that tensor's."""
+    base = view._base
+    return base if base is not None and base.ndim == view.ndim and base.stride() == view.stride() else None
+
+
 def _of_base(trace: Trace, view: Tensor) -> list[Field]:
     """What the tensor carries that a view is a part of, along the dimensions that it has whole."""
-    base = view._base
-    if base is None or base.ndim != view.ndim or base.stride() != view.stride():
+    base = _base_alike(view)
+    if base is None:
         return []
     return [f for f in trace.of(base).fields if all(base.shape[d] == view.shape[d] for d in f.dims)]
 
 
 def _handed_on(trace: Trace, view: Tensor, fld: Field) -> bool:
     """Whether a part that is cut out of a tensor along other dimensions gives it its labels: it had none before."""
-    base = view._base
-    if base is None or base.ndim != view.ndim or base.stride() != view.stride():
+    base = _base_alike(view)
+    if base is None:
         return False
     known = trace.of(base)
     whole = all(base.shape[d] == view.shape[d] for d in fld.dims)
