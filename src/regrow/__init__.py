@@ -7,6 +7,7 @@ An optimizer changes the values of a model's parameters; a :class:`Shaper` chang
 from . import measure, testing
 from .edit import Edit
 from .errors import NotPermissible
+from .growing.gradmax import GradMax
 from .growing.random import Random
 from .method import create_method, list_methods, method_config, register
 from .operations import grow_, prune_
@@ -23,6 +24,7 @@ __all__ = [
     "L1",
     "Axis",
     "Edit",
+    "GradMax",
     "Grow",
     "NotPermissible",
     "Prune",

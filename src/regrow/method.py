@@ -13,10 +13,8 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from .structure import Axis, Entry
-
-#: Values of new units: for each entry of the axis its slice at their indices, in their order.
-Fresh = dict[Entry, Tensor]
+from .rows import Fresh
+from .structure import Axis
 
 
 @runtime_checkable

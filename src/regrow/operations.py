@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from .amounts import Amount, Limits, Target, axes_of, to_grow, to_prune
 from .edit import Edit, apply
 from .errors import NothingToDo, NotPermissible
+from .evidence import gather
 from .growing.random import Random
 from .method import Fresh, list_methods
 from .pruning.l1 import L1
@@ -80,8 +81,9 @@ def grow_(
     if generator is None:
         generator = torch.Generator().manual_seed((torch.initial_seed() + len(structure.edits)) % 2**63)
     maps = {axis: np.append(np.arange(axis.size), np.full(num, FRESH)) for axis, num in gains.items()}
+    seen = _seen(method, list(gains), loss, batches)
     with torch.no_grad():
-        values = {axis: _values(method, axis, num, generator) for axis, num in gains.items()}
+        values = {axis: _values(method, axis, num, seen[axis], generator) for axis, num in gains.items()}
     return apply(structure, maps, values, optimizer, "grow", method.name)
 
 
@@ -123,8 +125,9 @@ def prune_(
         removed, name = _named_units(target, amount, limits), ""
     else:
         axes = axes_of(target, limits, PRUNES, "prunable")
+        seen = _seen(method, axes, loss, batches)
         with torch.no_grad():
-            scores = {axis: _scores(method, axis) for axis in axes}
+            scores = {axis: _scores(method, axis, seen[axis]) for axis in axes}
         removed, name = to_prune(axes, amount, limits, scores), method.name
     if not removed:
         raise NothingToDo("nothing to prune: every axis is at its smallest size or protected.")
@@ -152,9 +155,21 @@ def _named_units(target: Target, units: Sequence[int] | Tensor, limits: Limits) 
     return {target: chosen} if chosen else {}
 
 
-def _values(method: Any, axis: Axis, num: int, generator: torch.Generator) -> Fresh:
+def _seen(
+    method: Any, axes: Sequence[Axis], loss: Callable[[], Tensor] | None, batches: int
+) -> dict[Axis, dict[str, Any]]:
+    """What the method needs to see of each axis; nothing without a need."""
+    needs = getattr(method, "needs", {})
+    if not needs or not axes:
+        return {axis: {} for axis in axes}
+    if loss is None:
+        raise ValueError(f"{method.name} looks at the loss: pass loss=, a callable that returns it.")
+    return gather(axes, needs, loss, batches)
+
+
+def _values(method: Any, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh:
     """A method's values for new units; their shapes are checked where they are written."""
-    values = method.fresh(axis, num, {}, generator)
+    values = method.fresh(axis, num, seen, generator)
     if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
         raise TypeError(f"{method.name}.fresh returns a dict of tensors by entry, not {type(values).__name__}.")
     if not set(values) <= set(axis.entries):
@@ -162,9 +177,9 @@ def _values(method: Any, axis: Axis, num: int, generator: torch.Generator) -> Fr
     return values
 
 
-def _scores(method: Any, axis: Axis) -> Tensor:
+def _scores(method: Any, axis: Axis, seen: Mapping[str, Any]) -> Tensor:
     """A method's scores on the CPU, checked."""
-    scores = method.score(axis, {})
+    scores = method.score(axis, seen)
     if not isinstance(scores, Tensor) or tuple(scores.shape) != (axis.size,):
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ValueError(f"{method.name}.score returns one number for each of the {axis.size} units, not {got}.")

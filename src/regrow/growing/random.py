@@ -1,60 +1,102 @@
-"""Random growth: new units read the input at random and send nothing yet."""
+"""Random growth: new units read the input at random and send nothing yet, or the other way round."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ..evidence.passage import TINY
+from ..evidence.sides import Side
 from ..method import Fresh, register
+from ..neutral import neutral
+from ..rows import laid_out, row_shape
 from ..structure import Axis, Entry
-from .neutral import fresh_shape, neutral
+from .scaling import mean_norm, scaled
+
+#: "mean_norm": relative to the mean length of the old units' weights; "fixed": as it is.
+ScaleMethod = Literal["mean_norm", "fixed"]
 
 
 @register
 @dataclass(frozen=True)
 class Random:
-    """New units with random incoming and zero outgoing weights.
+    """New units with random weights on one side and zero on the other.
 
-    Nothing downstream changes, whatever lies between the two layers; the outgoing weights receive the gradient
-    ∂L/∂W_out, and once they have moved, so do the incoming ones. Incoming weights are normal with the
-    root-mean-square of the layer's old weights, which is the layer's own initialisation scale, whatever that was,
-    and stays in step with training; a layer that is all zero gets torch's default, 1/√(3·fan_in).
+    With zero outgoing weights nothing downstream changes, whatever lies between the two layers; these weights receive
+    the gradient ∂L/∂W_out, and once they have moved, so do the incoming ones. The random side of each unit has the
+    mean length of the old units' weights there, in each tensor by itself, and so stays in step with training; a
+    tensor that is all zero gets the length that torch's default has.
 
     Args:
-        scale: A factor on the incoming weights.
+        scale: A factor on the length of the random side.
+        zero: The side that is zero: "outgoing", or "incoming", where activations with a derivative at zero let the
+            gradient ∂L/∂W_in through, or a positive bias that is nothing beside any other number.
+        epsilon: How long the zero side is instead, relative to the old units; the function is kept only for 0.
+        scale_method: "mean_norm", or "fixed": the lengths are ``scale`` and ``epsilon`` themselves.
+        distribution: "normal", less the mean of each row, so that inputs of one sign, as those after a ReLU are, leave
+            few units dead or linear; or "uniform" on [0, 1): all positive.
 
-    The reference in Evci et al., "GradMax: Growing Neural Networks using Gradient Information" (ICLR 2022), draws
-    uniform positive weights and leaves a new batch-norm channel at (γ, β, μ, σ²) = (1, 0, 0, 1).
+    The reference of Evci et al., "GradMax: Growing Neural Networks using Gradient Information" (ICLR 2022), is
+    ``Random(0.5, zero="incoming", distribution="uniform")``, where a new batch-norm channel has (γ, β, μ, σ²) =
+    (1, 0, 0, 1); here these are the means of the old ones.
     """
 
     name: ClassVar[str] = "random"
     scale: float = 1.0
+    zero: Literal["outgoing", "incoming"] = "outgoing"
+    epsilon: float = 0.0
+    scale_method: ScaleMethod = "mean_norm"
+    distribution: Literal["normal", "uniform"] = "normal"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"scale is a positive number, not {self.scale!r}.")
+        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
+            raise ValueError(f"epsilon is a number that isn't negative, not {self.epsilon!r}.")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {' or '.join(map(repr, allowed))}, not {getattr(self, name)!r}.")
 
     def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh:
-        """The values of ``num`` new units; entries that consume them, and shifts, become zero."""
-        values = neutral(axis, num)
-        for entry in axis.with_role("out"):
-            values[entry] = self._incoming(entry, num, axis.size, generator)
+        """The values of ``num`` new units; what is left out becomes zero."""
+        return laid_out(axis, self.rows(axis, num, generator))
+
+    def rows(self, axis: Axis, num: int, generator: torch.Generator) -> dict[Entry, Tensor]:
+        """The same as rows."""
+        rows = neutral(axis, num)
+        random, silent = ("out", "in") if self.zero == "outgoing" else ("in", "out")
+        for entry in axis.with_role(random):
+            rows[entry] = self._drawn(entry, num, axis.size, self.scale, generator)
+        if self.epsilon:
+            for entry in axis.with_role(silent):
+                rows[entry] = self._drawn(entry, num, axis.size, self.epsilon, generator)
+        elif self.zero == "incoming":
+            for entry in axis.with_role("shift"):
+                rows[entry] = torch.full((num, *row_shape(entry, axis.size)), TINY)
         if axis.with_role("tied"):
             # One weight is both sides and has to be zero; what the shift lets through gives it a gradient.
             for entry in axis.with_role("shift"):
-                values[entry] = self._incoming(entry, num, axis.size, generator).abs()
-        return values
+                rows[entry] = self._drawn(entry, num, axis.size, self.scale, generator).abs()
+        return rows
 
-    def _incoming(self, entry: Entry, num: int, size: int, generator: torch.Generator) -> Tensor:
-        old = entry.tensor.detach()
+    def _drawn(self, entry: Entry, num: int, size: int, scale: float, generator: torch.Generator) -> Tensor:
+        side = Side.of([entry], size)
         # Drawn where the generator lives, so that a seed means the same on every device.
-        drawn = torch.randn(fresh_shape(entry, num, size), generator=generator, device=generator.device)
-        rms = float(torch.linalg.vector_norm(old.float())) / math.sqrt(max(1, old.numel()))
-        if rms == 0.0 or not math.isfinite(rms):
-            rms = 1 / math.sqrt(3 * max(1, old.numel() // old.shape[entry.dim]))
-        return drawn.mul_(self.scale * rms).to(old)
+        draw = torch.randn if self.distribution == "normal" else torch.rand
+        drawn = draw((num, side.width), generator=generator, device=generator.device)
+        if self.distribution == "normal" and side.width > 1:
+            drawn -= drawn.mean(1, keepdim=True)
+        length = 1.0 if self.scale_method == "fixed" else mean_norm(side.old())
+        return side.rows(scaled(drawn, scale * length).to(entry.tensor.device))[entry]
+
+
+_CHOICES = {
+    "zero": ("outgoing", "incoming"),
+    "scale_method": ("mean_norm", "fixed"),
+    "distribution": ("normal", "uniform"),
+}

@@ -1,0 +1,114 @@
+"""Statistics that methods ask for, gathered in one pass over a few batches that leaves no trace.
+
+A method says what it needs, and gets it as ``seen``; nothing is computed that nobody asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..structure import Axis
+from ..structure.running import untouched
+from .growth import Growth
+from .passage import Passage
+from .recording import Recorder
+
+__all__ = ["Evidence", "Growth", "Needs", "Passage", "gather"]
+
+
+class Evidence(Protocol):
+    """Gathers what a method needs to know about one axis."""
+
+    def add(self, passage: Passage) -> None:
+        """See one batch.
+
+        Raises:
+            NotPermissible: There is no such evidence about this axis.
+        """
+        ...
+
+
+#: Name -> makes the evidence about an axis that a method finds under that name in ``seen``.
+Needs = Mapping[str, Callable[[Axis], Evidence]]
+
+
+def gather(axes: Sequence[Axis], needs: Needs, loss: Callable[[], Tensor], batches: int) -> dict[Axis, dict[str, Any]]:
+    """What a method needs to know about axes, gathered while the loss is computed on a few batches.
+
+    Afterwards the model is as before: running statistics and other buffers, gradients, modes, and the random state.
+
+    Args:
+        axes: Of one structure.
+        needs: What is gathered about each of them.
+        loss: Returns a differentiable scalar; called once for each batch.
+        batches: How many.
+
+    Raises:
+        NotPermissible: There is no such evidence about an axis.
+        ValueError: The loss is no finite differentiable scalar, or there is none any more.
+    """
+    seen = {axis: {name: make(axis) for name, make in needs.items()} for axis in axes}
+    model = axes[0].structure.model
+    buffers = _Buffers(model)
+    with untouched(model), torch.enable_grad():
+        try:
+            for _ in range(batches):
+                for passage in _passages(axes, loss):
+                    for evidence in seen[passage.axis].values():
+                        evidence.add(passage)
+                buffers.restore()
+        finally:
+            buffers.restore()
+    return seen
+
+
+def _passages(axes: Sequence[Axis], loss: Callable[[], Tensor]) -> list[Passage]:
+    recorder = Recorder(axes)
+    with recorder:
+        try:
+            value = loss()
+        except StopIteration as error:
+            raise ValueError("the loss has no batch left: it raised StopIteration; give it a fresh loader.") from error
+    _check_loss(value)
+    passages = recorder.passages(value)
+    for passage in passages:
+        for gradient in passage.ends.values():
+            if not bool(torch.isfinite(gradient).all()):
+                raise ValueError(
+                    f"the gradients at what reads the units of {passage.axis.name} are not finite; "
+                    "lower the learning rate or the loss's scale, or leave that axis out."
+                )
+    return passages
+
+
+def _check_loss(value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"loss returns a scalar tensor, not {type(value).__name__}.")
+    if value.numel() != 1:
+        raise ValueError(f"loss returns a scalar, not a tensor of shape {tuple(value.shape)}; reduce it to one number.")
+    if not value.requires_grad:
+        raise ValueError("loss returns a tensor without a gradient; compute it from the model outside torch.no_grad().")
+    if not bool(torch.isfinite(value)):
+        raise ValueError(f"the loss is {value.item()} on these batches; nothing can be learned from it.")
+
+
+class _Buffers:
+    """The buffers of a model as they are now."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._held = [(m._buffers, dict(m._buffers)) for m in model.modules()]
+        self._values = [(b, b.detach().clone()) for _, held in self._held for b in held.values() if b is not None]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put back the buffers that were replaced, and the values of those that were written to."""
+        for store, held in self._held:
+            store.clear()
+            store.update(held)
+        for buffer, value in self._values:
+            if not torch.equal(buffer, value):  # a norm's kernels write without telling autograd's version counter
+                buffer.copy_(value)

@@ -1,0 +1,158 @@
+"""The growth matrix: the loss's gradient for a zero linear map from what units see to what they feed.
+
+Evci et al., "GradMax: Growing Neural Networks using Gradient Information" (ICLR 2022).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import NotPermissible
+from ..neutral import last, neutral, typical
+from ..rows import expanded
+from ..structure import Axis, Entry
+from .moments import Moments
+from .pairs import Pairs
+from .passage import Passage
+from .sides import Side
+
+
+class Growth:
+    """Gathers, batch by batch, what closed forms of growth need to know about an axis.
+
+    Args:
+        axis: Whose growth it is.
+        centre: Whether norms on the way subtract the mean of the batch; else they pass what they get.
+        whiten: Whether the covariance of what the incoming weights see is wanted where units are normalised.
+
+    Attributes:
+        incoming: The weights that make a unit and whose gradient at zero depends on the outgoing ones.
+        outgoing: The weights that read a unit.
+        base: Rows of one unit for all other entries: norms' scales, depthwise kernels, the gates of gated units.
+        matrix: M with ∂L/∂W_in = W_out·Mᵀ at W_in = 0, summed over batches; shape (incoming, outgoing width).
+        from_right: Whether derivatives at zero are those from the right, which a tiny shift gives the units.
+        moments: Mean and covariance of what the incoming weights see, if asked for and if units are normalised.
+        passage: The last batch's.
+    """
+
+    incoming: Side
+    outgoing: Side
+    base: dict[Entry, Tensor]
+    matrix: Tensor
+    from_right: bool
+    moments: Moments
+    passage: Passage
+
+    def __init__(self, axis: Axis, centre: bool = True, whiten: bool = False) -> None:
+        _check(axis)
+        self.axis, self.centre, self.whiten = axis, centre, whiten
+        self.batches = 0
+
+    def add(self, passage: Passage) -> None:
+        """See one batch."""
+        if not self.batches:
+            self._begin(passage)
+        pairs = Pairs.of(passage, self.from_right)
+        if pairs is not None:
+            matrix = pairs.matrix(passage.ends, self.outgoing.entries, self.centre)
+        else:
+            matrix = self._by_running(passage)
+        self.matrix = matrix if not self.batches else self.matrix + matrix
+        if self.whiten and passage.normalised:
+            self.moments.add(passage, expanded(self.base, self.axis.size), pairs)
+        self.passage, self.batches = passage, self.batches + 1
+
+    def _by_running(self, passage: Passage) -> Tensor:
+        """M on one batch, whatever lies between.
+
+        The passage runs again with units that each send along one entry of the outgoing weights, and autograd tells
+        what of that reaches the incoming ones.
+        """
+        columns = []
+        for start in range(0, self.outgoing.width, self.axis.size):
+            count = min(self.axis.size, self.outgoing.width - start)
+            sent = self.matrix_like(self.axis.size, self.outgoing.width)
+            sent[torch.arange(count), torch.arange(start, start + count)] = 1.0
+            columns.append(self.sensitivity(passage, sent)[:count])
+        return torch.cat(columns).T
+
+    def sensitivity(self, passage: Passage, sent: Tensor) -> Tensor:
+        """∂L/∂W_in at zero of units with outgoing weights ``sent``: shape ``(units, incoming width)``."""
+        zero = self.matrix_like(len(sent), self.incoming.width).requires_grad_()
+        units = {**expanded(self.base, len(sent)), **self.incoming.rows(zero), **self.outgoing.rows(sent)}
+        with torch.enable_grad():
+            gain = passage.gain_at_zero(units, self.centre, self.from_right)
+            (gradient,) = torch.autograd.grad(gain, zero, allow_unused=True)
+        return torch.zeros_like(zero) if gradient is None else gradient
+
+    def matrix_like(self, rows: int, columns: int) -> Tensor:
+        """Zeros where and as precise as the evidence is."""
+        weight = self.outgoing.entries[0].tensor
+        exact = torch.promote_types(torch.float32, weight.dtype)
+        return torch.zeros(rows, columns, dtype=exact, device=weight.device)
+
+    @property
+    def normalised(self) -> bool:
+        """Whether a norm that uses the batch's statistics lies on the way."""
+        return self.passage.normalised
+
+    def _begin(self, passage: Passage) -> None:
+        if not passage.sources or not passage.readers:
+            side = "makes them of data that aren't theirs" if passage.readers else "reads them"
+            raise NotPermissible(f"the units of {self.axis.name} have no growth matrix: no weight {side}.")
+        self.outgoing = Side.of(passage.readers, self.axis.size)
+        # Where no shift can wake a unit, its derivative at zero itself is what counts, unless that is zero.
+        shifts = any(entry.role == "shift" for entry in passage.read)
+        for self.from_right in (True,) if shifts else (False, True):
+            if self._choose_incoming(passage):
+                self.moments = Moments(self.incoming)
+                return
+        raise NotPermissible(
+            f"the units of {self.axis.name} have no growth matrix: no weight alone decides what they send, or nothing "
+            "that they send reaches the loss; leave them out (protect=), or grow them by Random."
+        )
+
+    def _choose_incoming(self, passage: Passage) -> bool:
+        """Weights whose gradient is zero while all others are, as those of a gate, keep a typical unit's values."""
+        sources = passage.sources
+        for zero in (sources, *([source] for source in reversed(sources))):
+            self._take(passage, zero)
+            reached = self.incoming.rows(self.sensitivity(passage, self.outgoing.old().to(self.matrix_like(0, 0))))
+            alive = [entry for entry in zero if bool(reached[entry].any())]
+            if alive:
+                self._take(passage, alive)
+                return True
+        return False
+
+    def _take(self, passage: Passage, incoming: list[Entry]) -> None:
+        self.incoming = Side.of(incoming, self.axis.size)
+        self.base = _base_of(passage, incoming)
+
+
+def _check(axis: Axis) -> None:
+    made = {entry.name for entry in axis.with_role("out", "tied")}
+    for entry in axis.with_role("in", "out", "tied"):
+        if entry.role != "out" and entry.name in made:
+            raise NotPermissible(
+                f"the units of {axis.name} have no growth matrix: {entry.name} both makes and reads them; "
+                "leave them out (protect=), or grow them by Random."
+            )
+        if not entry.tensor.requires_grad:
+            raise NotPermissible(
+                f"{entry.name} is frozen, so new units of {axis.name} couldn't learn there; "
+                "set its requires_grad, or leave that axis out (protect=)."
+            )
+
+
+def _base_of(passage: Passage, zero: list[Entry]) -> dict[Entry, Tensor]:
+    axis = passage.axis
+    base = neutral(axis, 1)
+    for entry in passage.read:
+        if entry.role == "out" and entry not in zero:
+            base[entry] = typical(entry, 1, axis.size)
+        elif entry.role in ("shift", "mean"):
+            base[entry] = torch.zeros_like(last(entry, 1, axis.size))
+        elif entry.role == "free":
+            base[entry] = last(entry, 1, axis.size)
+    return {entry: rows for entry, rows in base.items() if entry in passage.read}

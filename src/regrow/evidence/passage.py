@@ -1,0 +1,178 @@
+"""What a model did between the weights that produce an axis's units and the outputs of those that consume them.
+
+A passage is a recording on one batch that can run again with other units in the place of the old ones. With the
+gradients ∂L/∂z that reached the consumers' outputs z it tells, to first order, what the loss does when such units are
+added: ``Σ ⟨∂L/∂z, z(units)⟩``. What growing methods look at are derivatives of that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..rows import Rows, rows_of, with_rows
+from ..structure import Axis, Entry
+from .normalisation import NORMS, Run, calibrating, mean_by_channel, passed
+
+#: A value that is nothing beside any other, and yet on the positive side of zero.
+TINY = 1e-20
+
+
+class Slot(NamedTuple):
+    """Stands, in a recorded call, for a tensor that follows the axis's units."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One recorded call; tensors that follow the units are slots."""
+
+    op: Any
+    args: tuple
+    kwargs: dict[str, Any]
+    outputs: tuple[int | None, ...]  # the slots of the tensors returned, None for those nobody follows
+
+    def slots(self) -> list[int]:
+        """The slots among the arguments."""
+        leaves = pytree.tree_leaves((self.args, self.kwargs), is_leaf=lambda v: isinstance(v, Slot))
+        return [leaf.number for leaf in leaves if isinstance(leaf, Slot)]
+
+    def given(self, values: dict[int, Tensor]) -> tuple[tuple, dict[str, Any]]:
+        """The arguments, with these tensors in the slots."""
+
+        def fill(value: Any) -> Any:
+            if isinstance(value, Slot):
+                return values[value.number]
+            if isinstance(value, (list, tuple)):
+                return type(value)(fill(v) for v in value)
+            return value
+
+        return fill(self.args), {key: fill(value) for key, value in self.kwargs.items()}
+
+
+@dataclass
+class Passage:
+    """The calls from an axis's tensors to the outputs of what consumes its units, as they were on one batch.
+
+    Attributes:
+        axis: Whose units pass.
+        roots: Slot -> the parameter or buffer that is in it.
+        steps: The calls, in order.
+        ends: Slot of each consumer's output -> the gradient of the loss there.
+        made: Slot of a root that met data which don't follow the units -> slots of what came of the two.
+        custom: Whether the model defines derivatives by itself on the way, by ``torch.autograd.Function``.
+    """
+
+    axis: Axis
+    roots: dict[int, Tensor]
+    steps: list[Step]
+    ends: dict[int, Tensor]
+    made: dict[int, set[int]]
+    custom: bool = False
+
+    def __post_init__(self) -> None:
+        self.entries: dict[int, list[Entry]] = {
+            slot: [e for e in self.axis.entries if e.tensor is root] for slot, root in self.roots.items()
+        }
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the units pass a norm that uses the statistics of the batch."""
+        return any(NORMS[step.op].by_batch(*step.args) for step in self.steps if step.op in NORMS)
+
+    @property
+    def sources(self) -> list[Entry]:
+        """The weights that make units of data; others that produce, as a depthwise convolution's, only pass them on."""
+        found = [e for slot, entries in self.entries.items() if slot in self.made for e in entries]
+        return [e for e in found if e.role == "out"]
+
+    @property
+    def readers(self) -> list[Entry]:
+        """The weights that read the units."""
+        return [e for e in self.read if e.role == "in"]
+
+    @property
+    def read(self) -> list[Entry]:
+        """The entries that the recorded calls have read."""
+        return [entry for entries in self.entries.values() for entry in entries]
+
+    def gain(self, units: Rows) -> Tensor:
+        """What adding units would do to the loss, to first order: a scalar, differentiable in ``units``.
+
+        Args:
+            units: Rows of as many units as the axis has; entries left out keep the old units' values.
+        """
+        return self._gain(units, _call)
+
+    def gain_at_zero(self, units: Rows, centre: bool = True, from_right: bool = True) -> Tensor:
+        """The same in the limit of units that are zero.
+
+        Args:
+            units: As for :meth:`gain`.
+            centre: Norms subtract the mean of the batch; else they do nothing. Nowhere do they divide.
+            from_right: Activations have their derivative from the right, as if a tiny positive shift came before.
+        """
+
+        def call(op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+            if op in NORMS and NORMS[op].by_batch(*args):
+                return passed(op, args, mean_by_channel if centre else torch.zeros_like)
+            if from_right and torch.Tag.pointwise in op.tags and isinstance(args[0], Tensor) and _alone(args, kwargs):
+                return op(args[0] + TINY, *args[1:], **kwargs)
+            return op(*args, **kwargs)
+
+        return self._gain(units, call)
+
+    def made_of(self, entry: Entry, units: Rows) -> list[Tensor]:
+        """What one of the sources makes of the data for these units, differentiable in them."""
+        slots = next(slots for root, slots in self.made.items() if entry in self.entries[root])
+        last = max(i for i, step in enumerate(self.steps) if not slots.isdisjoint(step.outputs))
+        values = self._run(units, _call, self.steps[: last + 1])
+        return [values[slot] for slot in sorted(slots)]
+
+    def calibrated(self, units: Rows) -> dict[Entry, Tensor]:
+        """The statistics that norms find for units: rows for the entries that are running means and variances."""
+        with torch.no_grad():
+            values = self._run(units, calibrating(_call))
+        return {
+            entry: rows_of(entry, values[slot], self.axis.size)
+            for slot, entries in self.entries.items()
+            for entry in entries
+            if entry.role in ("mean", "var")
+        }
+
+    def _gain(self, units: Rows, call: Run) -> Tensor:
+        values = self._run(units, call)
+        exact = torch.promote_types(torch.float32, next(iter(self.ends.values())).dtype)
+        return torch.stack([(values[slot].to(exact) * g.to(exact)).sum() for slot, g in self.ends.items()]).sum()
+
+    def _run(self, units: Rows, call: Run, steps: Sequence[Step] | None = None) -> dict[int, Tensor]:
+        values = dict(self._roots_with(units))
+        for step in self.steps if steps is None else steps:
+            out = call(step.op, *step.given(values))
+            tensors = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
+            values.update((slot, t) for slot, t in zip(step.outputs, tensors, strict=True) if slot is not None)
+        return values
+
+    def _roots_with(self, units: Rows) -> Iterator[tuple[int, Tensor]]:
+        for slot, root in self.roots.items():
+            tensor = root.detach().clone()
+            for entry in self.entries[slot]:
+                if entry in units:
+                    tensor = with_rows(entry, tensor, units[entry])
+            yield slot, tensor
+
+
+def _call(op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    return op(*args, **kwargs)
+
+
+def _alone(args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether the first argument is the only tensor, and one of real numbers."""
+    others = pytree.tree_leaves((args[1:], kwargs))
+    return args[0].is_floating_point() and not any(isinstance(v, Tensor) for v in others)

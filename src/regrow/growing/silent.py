@@ -1,0 +1,73 @@
+"""Units that send nothing yet: whether they can learn, and what norms will find of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..evidence import Passage
+from ..evidence.passage import TINY
+from ..evidence.sides import Side
+from ..rows import Rows, number_of
+from ..structure import Entry
+
+
+def gradient(passage: Passage, units: Rows, side: Side) -> Tensor:
+    """∂L/∂w of units along one side, to first order and on the passage's batch: shape ``(units, width)``."""
+    found = []
+    for part in _parts(passage, units):
+        here = side.vectors({entry: part[entry] for entry in side.entries}).detach().requires_grad_()
+        with torch.enable_grad():
+            (found_here,) = torch.autograd.grad(passage.gain({**part, **side.rows(here)}), here, allow_unused=True)
+        found.append(torch.zeros_like(here) if found_here is None else found_here)
+    return torch.cat(found)[: number_of(units)]
+
+
+def without_outgoing(passage: Passage, outgoing: Side, units: Rows) -> Tensor:
+    """∂L/∂W_out of units whose outgoing weights are zero."""
+    like = next(iter(units.values()))
+    silent = torch.zeros(number_of(units), outgoing.width, dtype=like.dtype, device=like.device)
+    return gradient(passage, {**units, **outgoing.rows(silent)}, outgoing)
+
+
+def awake(passage: Passage, incoming: Side, outgoing: Side, units: Rows) -> dict[Entry, Tensor] | None:
+    """Units with zero incoming weights that send nothing and get a gradient there; None if that can't be.
+
+    If it makes that gradient larger, as behind a ReLU, their shifts become positive, but so small that they are
+    nothing beside any number. Derivatives that a model defines by itself are unknown to a passage, and taken to be
+    such that units wake.
+    """
+    like = next(iter(units.values()))
+    zero = torch.zeros(number_of(units), incoming.width, dtype=like.dtype, device=like.device)
+    silent = {**units, **incoming.rows(zero)}
+    if float(gradient(passage, silent, outgoing).abs().max()) > _NOTHING:
+        return None
+    if passage.custom:
+        return silent
+    shifted = silent | {e: torch.full_like(rows, TINY) for e, rows in units.items() if e.role == "shift"}
+    plain, woken = (gradient(passage, attempt, incoming).norm(dim=1) for attempt in (silent, shifted))
+    best, gradients = (shifted, woken) if bool((woken > 1.01 * plain).any()) else (silent, plain)
+    return best if bool((gradients > 0).all()) else None
+
+
+#: What units send that come from a tiny shift, or from none.
+_NOTHING = 1e-12
+
+
+def calibrated(passage: Passage, units: Rows) -> dict[Entry, Tensor]:
+    """Units whose running statistics are those that norms find on the passage's batch."""
+    number = number_of(units)
+    found: list[dict[Entry, Tensor]] = [passage.calibrated(part) for part in _parts(passage, units)]
+    together = {entry: torch.cat([part[entry] for part in found])[:number] for entry in found[0]}
+    return {**units, **together}
+
+
+def _parts(passage: Passage, units: Rows) -> list[dict[Entry, Tensor]]:
+    """The units in parts of as many as the axis has; the last is filled up with its own first."""
+    size, number = passage.axis.size, number_of(units)
+    parts = []
+    for start in range(0, number, size):
+        index = torch.arange(start, start + size)
+        index[index >= number] = start
+        parts.append({entry: rows[index.to(rows.device)] for entry, rows in units.items()})
+    return parts
