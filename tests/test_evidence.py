@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import regrow as rg
 import zoo
-from regrow.evidence import Growth, Passage, gather
+from regrow.evidence import Growth, Needs, Passage, gather
 from regrow.evidence.correlation import Window, correlate
 from regrow.evidence.pairs import Pairs
 from regrow.evidence.recording import Recorder
@@ -72,7 +72,7 @@ def test_what_is_written_over_later_is_recorded_as_it_was() -> None:
         loss = lambda: model(x).square().mean()  # noqa: B023, E731
         for name in ("0", "1"):
             axis = structure[name]
-            matrices.append(gather([axis], {"growth": Growth}, loss, 1)[axis]["growth"].matrix)
+            matrices.append(gather([axis], {"growth": lambda a, _: Growth(a)}, loss, 1)[axis]["growth"].matrix)
     assert torch.equal(matrices[0], matrices[2])
     assert torch.equal(matrices[1], matrices[3])
 
@@ -115,7 +115,7 @@ def test_gathering_leaves_no_trace(name: str, training: bool) -> None:
         return model(x).square().mean()
 
     axes = [a for a in structure.axes if a.size > 2]
-    gather(axes, {"growth": lambda axis: Growth(axis, whiten=True)}, loss, 2)
+    gather(axes, {"growth": lambda axis, _: Growth(axis, whiten=True)}, loss, 2)
     assert differences(before, snapshot(model)) == []
     assert differences(around, surroundings(model)) == []
     assert torch.equal(random, torch.get_rng_state())
@@ -241,7 +241,7 @@ def test_the_short_way_gives_the_growth_matrix_of_the_general_one(name: str, cen
     structure = rg.analyze(model, x)
     axis = structure["0"]
     target = torch.randn_like(model(x))
-    seen = gather([axis], {"growth": lambda a: Growth(a, centre)}, lambda: (model(x) - target).square().mean(), 2)
+    seen = gather([axis], {"growth": lambda a, _: Growth(a, centre)}, lambda: (model(x) - target).square().mean(), 2)
     growth = seen[axis]["growth"]
     assert Pairs.of(growth.passage) is not None
     general = growth._by_running(growth.passage)
@@ -254,7 +254,7 @@ def test_moments_are_those_of_patches(name: str) -> None:
     build, shape = PAIRS[name]
     model, x = build().double(), torch.randn(shape).double()
     axis = rg.analyze(model, x)["0"]
-    seen = gather([axis], {"growth": lambda a: Growth(a, whiten=True)}, lambda: model(x).square().mean(), 2)
+    seen = gather([axis], {"growth": lambda a, _: Growth(a, whiten=True)}, lambda: model(x).square().mean(), 2)
     moments = seen[axis]["growth"].moments
     if x.ndim == 4:
         first: Any = next(model.children())
@@ -274,7 +274,8 @@ def test_models_in_other_precisions_and_layouts_are_seen_as_they_are(low: str) -
     build, shape = PAIRS["strided"]
     model, x = build(), torch.randn(shape)
     axis = rg.analyze(model, x)["0"]
-    exact = gather([axis], {"growth": Growth}, lambda: model(x).square().mean(), 1)[axis]["growth"].matrix
+    needs: Needs = {"growth": lambda a, _: Growth(a)}
+    exact = gather([axis], needs, lambda: model(x).square().mean())[axis]["growth"].matrix
     if low == "channels last":
         model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
 
@@ -282,7 +283,7 @@ def test_models_in_other_precisions_and_layouts_are_seen_as_they_are(low: str) -
         with torch.autocast("cpu", torch.bfloat16, enabled=low == "bfloat16"):
             return model(x).float().square().mean()
 
-    found = gather([axis], {"growth": Growth}, loss, 1)[axis]["growth"].matrix
+    found = gather([axis], needs, loss)[axis]["growth"].matrix
     assert found.dtype == torch.float32
     tolerance = 1e-5 if low == "channels last" else 0.03
     assert float((found - exact).norm()) <= tolerance * float(exact.norm())

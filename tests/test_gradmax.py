@@ -212,7 +212,7 @@ def sides(growth: Growth, axis: rg.Axis, units: list[int], of: str) -> Tensor:
 def test_the_gradient_is_what_the_growth_matrix_says(name: str) -> None:
     """∂L/∂W_in = W_out·Mᵀ, for every map between; and no step of that size gains more to first order."""
     axis, loss = net_between(name)
-    growth = gather([axis], {"growth": Growth}, loss, 1)[axis]["growth"]
+    growth = gather([axis], {"growth": lambda a, _: Growth(a)}, loss, 1)[axis]["growth"]
     before, size = loss().item(), axis.size
     edit = rg.grow_(axis, 2, rg.GradMax(), loss=loss)
     assert loss().item() == pytest.approx(before, rel=1e-12)

@@ -21,6 +21,21 @@ def test_every_method_keeps_every_law(law: Law) -> None:
     law.check()
 
 
+#: Methods that break laws by design, so configured that the zoo shows it.
+BREAKING = {"firefly": {"new": 0.0}}
+
+
+@pytest.mark.parametrize("method", [name for name in rg.list_methods() if hasattr(rg.create_method(name), "breaks")])
+def test_what_a_method_says_it_breaks_it_breaks(method: str) -> None:
+    made = rg.create_method(method, **BREAKING[method])
+    for rule, reason in made.breaks.items():
+        assert reason
+        with pytest.raises(AssertionError):
+            for law in laws_of(made, broken=True):
+                if law.rule.__name__ == rule:
+                    law.check()
+
+
 @dataclass(frozen=True)
 class Loud:
     """A grower whose new units speak at once."""

@@ -7,7 +7,9 @@ An optimizer changes the values of a model's parameters; a :class:`Shaper` chang
 from . import measure, testing
 from .edit import Edit
 from .errors import NotPermissible
+from .growing.firefly import Firefly
 from .growing.gradmax import GradMax
+from .growing.gradmax_optim import GradMaxOptim
 from .growing.random import Random
 from .method import create_method, list_methods, method_config, register
 from .operations import grow_, prune_
@@ -24,7 +26,9 @@ __all__ = [
     "L1",
     "Axis",
     "Edit",
+    "Firefly",
     "GradMax",
+    "GradMaxOptim",
     "Grow",
     "NotPermissible",
     "Prune",

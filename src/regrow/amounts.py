@@ -56,6 +56,10 @@ class Limits:
         """Units of this axis that must stay."""
         return axis.check_units(p for p in self.protect if not isinstance(p, str))
 
+    def most(self, axis: Axis) -> int:
+        """How many units the axis may gain."""
+        return 2**31 if self.max_size is None else max(0, self.max_size - axis.size)
+
     def rounded_up(self, size: int) -> int:
         """The next multiple of ``round_to``."""
         return -(-size // self.round_to) * self.round_to

@@ -31,10 +31,25 @@ _FILL_ORDER = ("out", "scale", "shift", "mean", "var", "free", "tied", "in")
 
 @dataclass(frozen=True)
 class _Past:
-    """What an edited tensor was: its maps, and the old tensors if anything of them has left."""
+    """What an edited tensor was: its maps, and the old tensors if anything of them has left.
+
+    Where values that stayed were changed, ``written`` is what they were changed to: as long as they are that, they
+    become what they were.
+    """
 
     maps: DimMaps
     left: dict[str, Tensor]
+    written: Tensor | None = None
+
+    def before(self, tensor: Tensor) -> Tensor:
+        """The tensor as it was before the edit, with the present values of what stayed."""
+        now = tensor.detach()
+        back = unmapped(now, self.maps, self.left.get(""))
+        if self.written is None:
+            return back
+        old = self.left[""]
+        untouched = unmapped(now == self.written, self.maps, torch.ones_like(old, dtype=torch.bool))
+        return torch.where(untouched, old, back)
 
 
 @dataclass(eq=False)
@@ -102,7 +117,7 @@ class Edit:
                         grad = before
                     else:
                         follower.plan(writes, before)
-                writes.tensor(tensor, unmapped(tensor.detach(), past.maps, past.left.get("")), grad)
+                writes.tensor(tensor, past.before(tensor), grad)
             writes.planned += [write.reversed() for write in reversed(self._bookkeeping)]
             writes.run()
         self.structure.edits.remove(self._token)
@@ -116,7 +131,7 @@ class Edit:
         """
         self._check_newest("measured")
         after = self._outputs({}, args, kwargs)
-        past = {n: unmapped(self.structure.tensor(n).detach(), p.maps, p.left.get("")) for n, p in self._past.items()}
+        past = {name: past.before(self.structure.tensor(name)) for name, past in self._past.items()}
         attributes = [write.reversed() for write in reversed(self._bookkeeping)]
         with Transaction() as writes:
             writes.planned += attributes
@@ -161,12 +176,14 @@ def apply(
     optimizer: Optimizer | None,
     action: str,
     method: str = "",
+    changed: Mapping[str, Tensor] | None = None,
 ) -> Edit:
     """Apply index maps to a model: the one way in which shapes change.
 
     Args:
         maps: For each axis, the old unit (or FRESH) that each new unit comes from.
         values: For each axis, what fresh units are filled with (see :class:`regrow.method.Grower`).
+        changed: New values of tensors by name, in their shapes before the edit.
         optimizer: Its state follows; gradients follow always.
 
     Raises:
@@ -179,15 +196,17 @@ def apply(
     for (name, dim), place in planned.items():
         if isinstance(place.places[0], Entry):
             by_tensor.setdefault(name, {})[dim] = place
+    changed = {} if changed is None else changed
+    by_tensor |= {name: {} for name in changed if name not in by_tensor}
     tensors = {name: structure.tensor(name) for name in by_tensor}
-    edited = _edited(tensors, by_tensor, maps, values)
+    edited = _edited({**tensors, **changed}, by_tensor, maps, values)
     if optimizer is not None:
         check_holds(optimizer, tensors.values())
     unable = {} if optimizer is None else resets(optimizer, set(tensors.values()))
     edit = _describe(structure, maps, edited, optimizer, action, method)
     with Transaction() as writes:
         for name, tensor in tensors.items():
-            edit._past[name] = _carry(writes, tensor, edited[name], by_tensor[name], optimizer)
+            edit._past[name] = _carry(writes, tensor, edited[name], by_tensor[name], optimizer, name in changed)
         writes.run()
         kept = len(writes.done)
         if optimizer is not None:
@@ -274,10 +293,12 @@ def _describe(
     )
 
 
-def _carry(writes: Transaction, tensor: Tensor, data: Tensor, maps: DimMaps, optimizer: Optimizer | None) -> _Past:
+def _carry(
+    writes: Transaction, tensor: Tensor, data: Tensor, maps: DimMaps, optimizer: Optimizer | None, changes: bool
+) -> _Past:
     """Plan the writes of one tensor and its followers; returns what undoing them takes."""
     loses = any(len(place.kept[0]) < place.before for place in maps.values())
-    left = {"": tensor.detach()} if loses else {}
+    left = {"": tensor.detach()} if loses or changes else {}
     grad = tensor.grad
     for follower in followers(tensor, optimizer):
         if loses:
@@ -288,7 +309,7 @@ def _carry(writes: Transaction, tensor: Tensor, data: Tensor, maps: DimMaps, opt
         else:
             follower.plan(writes, moved)
     writes.tensor(tensor, data, grad)
-    return _Past(maps, left)
+    return _Past(maps, left, data.clone() if changes else None)
 
 
 def _plan_bookkeeping(

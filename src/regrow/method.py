@@ -13,8 +13,22 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from .rows import Fresh
+from .rows import Fresh, Rows
 from .structure import Axis
+
+
+@dataclasses.dataclass(frozen=True)
+class Grown:
+    """New units of which some change the old ones, as a split does.
+
+    Attributes:
+        fresh: The values of the new units, as :meth:`Grower.fresh` gives them.
+        old: What old units become: for an entry, rows of all of them, shape ``(axis.size, indices of a unit, other
+            dimensions)``; entries left out keep their values.
+    """
+
+    fresh: Fresh
+    old: Rows = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable
@@ -28,8 +42,8 @@ class Method(Protocol):
 class Grower(Method, Protocol):
     """A method that can make new units."""
 
-    def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh:
-        """The values of ``num`` new units of ``axis``.
+    def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh | Grown:
+        """The values of ``num`` new units of ``axis``, and what becomes of old ones if they change.
 
         For an entry with ``k`` indices a unit and the tensor's shape ``(…, size, …)`` at its dimension, the
         value has shape ``(…, num * k, …)``, as the indices lie in the tensor. Entries left out become zero.

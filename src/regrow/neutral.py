@@ -8,6 +8,9 @@ from torch import Tensor
 from .rows import row_shape, rows_of
 from .structure import Axis, Entry
 
+#: What a new norm has, by role.
+AS_MADE = {"scale": 1.0, "mean": 0.0, "var": 1.0}
+
 
 def neutral(axis: Axis, num: int) -> dict[Entry, Tensor]:
     """Rows for scales and running statistics.

@@ -15,8 +15,9 @@ from .edit import Edit, apply
 from .errors import NothingToDo, NotPermissible
 from .evidence import gather
 from .growing.random import Random
-from .method import Fresh, list_methods
+from .method import Grown, list_methods
 from .pruning.l1 import L1
+from .rows import with_rows
 from .structure import Axis
 from .structure.maps import FRESH
 
@@ -80,11 +81,14 @@ def grow_(
     structure = next(iter(gains)).structure
     if generator is None:
         generator = torch.Generator().manual_seed((torch.initial_seed() + len(structure.edits)) % 2**63)
-    maps = {axis: np.append(np.arange(axis.size), np.full(num, FRESH)) for axis, num in gains.items()}
-    seen = _seen(method, list(gains), loss, batches)
+    seen = _seen(method, list(gains), loss, batches, generator)
+    if hasattr(method, "share") and not isinstance(amount, Mapping) and limits.round_to == 1:
+        gains = method.share(gains, {axis: limits.most(axis) for axis in gains}, seen)
     with torch.no_grad():
-        values = {axis: _values(method, axis, num, seen[axis], generator) for axis, num in gains.items()}
-    return apply(structure, maps, values, optimizer, "grow", method.name)
+        grown = {axis: _grown(method, axis, num, seen[axis], generator) for axis, num in gains.items()}
+    maps = {axis: np.append(np.arange(axis.size), np.full(num, FRESH)) for axis, num in gains.items()}
+    values = {axis: each.fresh for axis, each in grown.items()}
+    return apply(structure, maps, values, optimizer, "grow", method.name, _changed(grown))
 
 
 def prune_(
@@ -125,7 +129,7 @@ def prune_(
         removed, name = _named_units(target, amount, limits), ""
     else:
         axes = axes_of(target, limits, PRUNES, "prunable")
-        seen = _seen(method, axes, loss, batches)
+        seen = _seen(method, axes, loss, batches, generator)
         with torch.no_grad():
             scores = {axis: _scores(method, axis, seen[axis]) for axis in axes}
         removed, name = to_prune(axes, amount, limits, scores), method.name
@@ -156,7 +160,11 @@ def _named_units(target: Target, units: Sequence[int] | Tensor, limits: Limits) 
 
 
 def _seen(
-    method: Any, axes: Sequence[Axis], loss: Callable[[], Tensor] | None, batches: int
+    method: Any,
+    axes: Sequence[Axis],
+    loss: Callable[[], Tensor] | None,
+    batches: int,
+    generator: torch.Generator | None,
 ) -> dict[Axis, dict[str, Any]]:
     """What the method needs to see of each axis; nothing without a need."""
     needs = getattr(method, "needs", {})
@@ -164,17 +172,28 @@ def _seen(
         return {axis: {} for axis in axes}
     if loss is None:
         raise ValueError(f"{method.name} looks at the loss: pass loss=, a callable that returns it.")
-    return gather(axes, needs, loss, batches)
+    return gather(axes, needs, loss, batches, generator)
 
 
-def _values(method: Any, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh:
+def _grown(method: Any, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Grown:
     """A method's values for new units; their shapes are checked where they are written."""
-    values = method.fresh(axis, num, seen, generator)
-    if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
-        raise TypeError(f"{method.name}.fresh returns a dict of tensors by entry, not {type(values).__name__}.")
-    if not set(values) <= set(axis.entries):
-        raise ValueError(f"{method.name}.fresh gave values for entries that {axis.name} doesn't have.")
-    return values
+    grown = method.fresh(axis, num, seen, generator)
+    grown = grown if isinstance(grown, Grown) else Grown(grown)
+    for given in (grown.fresh, grown.old):
+        if not isinstance(given, dict) or not all(isinstance(v, Tensor) for v in given.values()):
+            raise TypeError(f"{method.name}.fresh returns a dict of tensors by entry, not {type(given).__name__}.")
+        if not set(given) <= set(axis.entries):
+            raise ValueError(f"{method.name}.fresh gave values for entries that {axis.name} doesn't have.")
+    return grown
+
+
+def _changed(grown: Mapping[Axis, Grown]) -> dict[str, Tensor]:
+    """The tensors in which old units change, as they will be."""
+    changed: dict[str, Tensor] = {}
+    for each in grown.values():
+        for entry, rows in each.old.items():
+            changed[entry.name] = with_rows(entry, changed.get(entry.name, entry.tensor.detach()), rows)
+    return changed
 
 
 def _scores(method: Any, axis: Axis, seen: Mapping[str, Any]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -61,6 +61,11 @@ def expanded(rows: Rows, num: int) -> dict[Entry, Tensor]:
 def number_of(units: Rows) -> int:
     """How many units there are rows for."""
     return len(next(iter(units.values())))
+
+
+def take(rows: Rows, units: Sequence[int]) -> dict[Entry, Tensor]:
+    """The rows of some of the units, in that order."""
+    return {entry: values[torch.as_tensor(units, device=values.device)] for entry, values in rows.items()}
 
 
 def joined(first: Rows, second: Rows) -> dict[Entry, Tensor]:

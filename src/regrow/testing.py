@@ -243,10 +243,16 @@ _FOR_ALL = (undoes_bit_for_bit, keeps_identities, repeats_itself, survives_json)
 _FOR_GROWERS = (keeps_the_function, reaches_every_new_unit, grows_and_prunes_to_the_identity)
 
 
-def laws_of(method: Any) -> list[Law]:
-    """Every law that a method must keep, each on every network of the zoo."""
+def laws_of(method: Any, broken: bool = False) -> list[Law]:
+    """Every law that a method must keep, each on every network of the zoo.
+
+    Args:
+        method: An instance. Its class may say in ``breaks`` which laws it breaks by design: name -> the reason.
+        broken: The laws that it says it breaks, instead.
+    """
     rules = (*_FOR_ALL, *_FOR_GROWERS) if hasattr(method, "fresh") else _FOR_ALL
-    return [Law(method, network, rule) for rule in rules for network in ZOO]
+    breaks = getattr(method, "breaks", {})
+    return [Law(method, network, rule) for rule in rules for network in ZOO if (rule.__name__ in breaks) == broken]
 
 
 def check_method(method: Any, expected_failures: Mapping[str, str] | None = None) -> None:
@@ -254,7 +260,7 @@ def check_method(method: Any, expected_failures: Mapping[str, str] | None = None
 
     Args:
         method: An instance, with the configuration to check.
-        expected_failures: Names of laws that it breaks by design -> the reason.
+        expected_failures: Names of laws that it breaks by design -> the reason, beside those that its class says.
 
     Raises:
         AssertionError: It breaks a law, or keeps one that it is expected to break.
@@ -262,9 +268,9 @@ def check_method(method: Any, expected_failures: Mapping[str, str] | None = None
     >>> import regrow as rg
     >>> rg.testing.check_method(rg.L1())
     """
-    expected = expected_failures or {}
+    expected = {**getattr(method, "breaks", {}), **(expected_failures or {})}
     broken = {}
-    for law in laws_of(method):
+    for law in (*laws_of(method), *laws_of(method, broken=True)):
         try:
             law.check()
         except Exception as error:

@@ -32,11 +32,18 @@ class Evidence(Protocol):
         ...
 
 
-#: Name -> makes the evidence about an axis that a method finds under that name in ``seen``.
-Needs = Mapping[str, Callable[[Axis], Evidence]]
+#: Name -> makes the evidence about an axis that a method finds under that name in ``seen``, given where randomness
+#: comes from.
+Needs = Mapping[str, Callable[[Axis, torch.Generator], Evidence]]
 
 
-def gather(axes: Sequence[Axis], needs: Needs, loss: Callable[[], Tensor], batches: int) -> dict[Axis, dict[str, Any]]:
+def gather(
+    axes: Sequence[Axis],
+    needs: Needs,
+    loss: Callable[[], Tensor],
+    batches: int = 1,
+    generator: torch.Generator | None = None,
+) -> dict[Axis, dict[str, Any]]:
     """What a method needs to know about axes, gathered while the loss is computed on a few batches.
 
     Afterwards the model is as before: running statistics and other buffers, gradients, modes, and the random state.
@@ -46,12 +53,14 @@ def gather(axes: Sequence[Axis], needs: Needs, loss: Callable[[], Tensor], batch
         needs: What is gathered about each of them.
         loss: Returns a differentiable scalar; called once for each batch.
         batches: How many.
+        generator: Where randomness comes from; by default one with seed 0.
 
     Raises:
         NotPermissible: There is no such evidence about an axis.
         ValueError: The loss is no finite differentiable scalar, or there is none any more.
     """
-    seen = {axis: {name: make(axis) for name, make in needs.items()} for axis in axes}
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    seen = {axis: {name: make(axis, generator) for name, make in needs.items()} for axis in axes}
     model = axes[0].structure.model
     buffers = _Buffers(model)
     with untouched(model), torch.enable_grad():

@@ -5,6 +5,8 @@ Evci et al., "GradMax: Growing Neural Networks using Gradient Information" (ICLR
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -45,7 +47,7 @@ class Growth:
     passage: Passage
 
     def __init__(self, axis: Axis, centre: bool = True, whiten: bool = False) -> None:
-        _check(axis)
+        check_sides(axis)
         self.axis, self.centre, self.whiten = axis, centre, whiten
         self.batches = 0
 
@@ -98,6 +100,8 @@ class Growth:
         return self.passage.normalised
 
     def _begin(self, passage: Passage) -> None:
+        if Pairs.of(passage) is None:
+            passage.check_units_apart()
         if not passage.sources or not passage.readers:
             side = "makes them of data that aren't theirs" if passage.readers else "reads them"
             raise NotPermissible(f"the units of {self.axis.name} have no growth matrix: no weight {side}.")
@@ -127,10 +131,15 @@ class Growth:
 
     def _take(self, passage: Passage, incoming: list[Entry]) -> None:
         self.incoming = Side.of(incoming, self.axis.size)
-        self.base = _base_of(passage, incoming)
+        self.base = base_of(passage, incoming)
 
 
-def _check(axis: Axis) -> None:
+def check_sides(axis: Axis) -> None:
+    """Weights that make units don't read them, and both can learn.
+
+    Raises:
+        NotPermissible: That isn't so.
+    """
     made = {entry.name for entry in axis.with_role("out", "tied")}
     for entry in axis.with_role("in", "out", "tied"):
         if entry.role != "out" and entry.name in made:
@@ -145,7 +154,8 @@ def _check(axis: Axis) -> None:
             )
 
 
-def _base_of(passage: Passage, zero: list[Entry]) -> dict[Entry, Tensor]:
+def base_of(passage: Passage, zero: Sequence[Entry]) -> dict[Entry, Tensor]:
+    """Rows of one unit for all entries but the readers' and those that are to be zero: what new units have there."""
     axis = passage.axis
     base = neutral(axis, 1)
     for entry in passage.read:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..errors import NotPermissible
 from ..rows import Rows, rows_of, with_rows
 from ..structure import Axis, Entry
 from .normalisation import NORMS, Run, calibrating, mean_by_channel, passed
@@ -128,6 +129,40 @@ class Passage:
 
         return self._gain(units, call)
 
+    def gain_as_made(self, units: Rows) -> Tensor:
+        """The same with norms that do nothing to the batch, as new ones in eval mode."""
+
+        def call(op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+            if op in NORMS and NORMS[op].by_batch(*args):
+                return passed(op, args, torch.zeros_like)
+            return op(*args, **kwargs)
+
+        return self._gain(units, call)
+
+    def check_units_apart(self) -> None:
+        """What one unit sends doesn't depend on the others.
+
+        Raises:
+            NotPermissible: It does.
+        """
+        size = self.axis.size
+        first = torch.arange(size) < size // 2
+        sources = {e: rows_of(e, e.tensor.detach(), size) for e in self.sources}
+        moved = {e: torch.where(_beside(first, rows), 2 * rows + 1, rows) for e, rows in sources.items()}
+        (before, after) = (self._received(rows)[~first] for rows in (sources, moved))
+        if not torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max())):
+            raise NotPermissible(
+                f"what a unit of {self.axis.name} sends depends on the others, as behind a norm or a softmax over "
+                "them; leave that axis out (protect=), or grow it by Random."
+            )
+
+    def _received(self, units: Rows) -> Tensor:
+        """The gradient of the units' outgoing weights, a row for each unit."""
+        weights = {e: rows_of(e, e.tensor.detach(), self.axis.size).requires_grad_() for e in self.readers}
+        with torch.enable_grad():
+            found = torch.autograd.grad(self.gain({**units, **weights}), list(weights.values()))
+        return torch.cat([gradient.flatten(1) for gradient in found], 1)
+
     def made_of(self, entry: Entry, units: Rows) -> list[Tensor]:
         """What one of the sources makes of the data for these units, differentiable in them."""
         slots = next(slots for root, slots in self.made.items() if entry in self.entries[root])
@@ -166,6 +201,10 @@ class Passage:
                 if entry in units:
                     tensor = with_rows(entry, tensor, units[entry])
             yield slot, tensor
+
+
+def _beside(mask: Tensor, rows: Tensor) -> Tensor:
+    return mask.to(rows.device).reshape(-1, *[1] * (rows.ndim - 1))
 
 
 def _call(op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:

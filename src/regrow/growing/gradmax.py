@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,13 +13,8 @@ from torch import Tensor
 from ..errors import NotPermissible
 from ..evidence import Growth, Needs
 from ..method import Fresh, register
-from ..rows import expanded, joined, laid_out, number_of, row_shape
 from ..structure import Axis, Entry
-from .random import Random
-from .scaling import mean_norm, scaled
-from .silent import awake, calibrated, without_outgoing
-
-Form = Literal["swap", "epsilon", "naive"]
+from .forms import BeyondRank, Form, check_choice, filled_up, silent, swapped, with_better_sign
 
 
 @register
@@ -32,7 +27,8 @@ class GradMax:
     are zero, and the outgoing ones the right singular vectors of M, all of the same length c: then
     ∂L/∂W_in = W_out·Mᵀ has the norm c·√Σσ², the largest that orthogonal outgoing weights can give. An activation
     whose derivative at zero is zero, as ReLU's is in torch, would keep such units dead: a bias that is nothing beside
-    any other number, but positive, wakes them; where there is no bias the roles are swapped as below.
+    any other number, but positive, wakes them. Where there is no bias, or where the activation of zero isn't zero, the
+    roles are swapped as below, without whitening.
 
     Under batch norm such units would have a gradient that is 1/√ε times too large, and jump to unit variance in one
     step. There the form is chosen by ``batch_norm``:
@@ -42,6 +38,10 @@ class GradMax:
       inputs, the sign of the larger ∂L/∂W_out, and the length that old units have; the norm's running statistics are
       those of the units.
     - ``"naive"``: the paper's form all the same.
+
+    Units of a residual stream are made by several layers and read by several; M then goes from all that makes them to
+    all that reads them. What a gate is multiplied with keeps a typical unit's gate. Units that one weight both makes
+    and reads are refused.
 
     Args:
         batch_norm: The form for units that batch norm follows.
@@ -56,21 +56,19 @@ class GradMax:
     name: ClassVar[str] = "gradmax"
     batch_norm: Form = "swap"
     scale: float = 0.5
-    beyond_rank: Literal["error", "random"] = "error"
+    beyond_rank: BeyondRank = "error"
 
     def __post_init__(self) -> None:
-        if self.batch_norm not in ("swap", "epsilon", "naive"):
-            raise ValueError(f"batch_norm is 'swap', 'epsilon' or 'naive', not {self.batch_norm!r}.")
-        if self.beyond_rank not in ("error", "random"):
-            raise ValueError(f"beyond_rank is 'error' or 'random', not {self.beyond_rank!r}.")
+        check_choice("batch_norm", self.batch_norm, Form)
+        check_choice("beyond_rank", self.beyond_rank, BeyondRank)
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"scale is a positive number, not {self.scale!r}.")
 
     @property
     def needs(self) -> Needs:
         """The growth matrix, and for swapped roles the covariance of the inputs."""
-        naive = self.batch_norm == "naive"
-        return {"growth": lambda axis: Growth(axis, centre=not naive, whiten=self.batch_norm == "swap")}
+        safe = self.batch_norm == "swap"
+        return {"growth": lambda axis, _: Growth(axis, centre=safe, whiten=safe)}
 
     def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh:
         """The values of ``num`` new units.
@@ -78,52 +76,23 @@ class GradMax:
         Raises:
             NotPermissible: The growth matrix has a lower rank than ``num``.
         """
-        growth: Growth = seen["growth"]
-        swapped = growth.normalised and self.batch_norm == "swap"
-        units = self._swapped(growth, num) if swapped else self._silent(growth, num)
-        found = number_of(units) if units else 0
-        if found < num:
-            rest = Random().rows(axis, num - found, generator)
-            units = joined(units, rest) if units else rest
-        return laid_out(axis, units)
+        return filled_up(axis, self._units(seen["growth"], num), num, generator)
 
-    def _silent(self, growth: Growth, num: int) -> dict[Entry, Tensor]:
-        """The paper's form, if its units get a gradient."""
-        _, _, right = leading(growth.matrix, num, growth.axis, self.beyond_rank)
-        length = self.scale * mean_norm(growth.outgoing.old())
-        units = expanded(growth.base, len(right)) | growth.outgoing.rows(length * right)
-        if self.batch_norm == "naive":
-            units |= _as_made(growth.axis, len(right))
-        woken = awake(growth.passage, growth.incoming, growth.outgoing, units) if len(right) else {}
-        return self._swapped(growth, num) if woken is None else woken
-
-    def _swapped(self, growth: Growth, num: int) -> dict[Entry, Tensor]:
-        """Incoming weights from the left singular vectors, outgoing ones zero."""
-        whitener = growth.moments.whitener() if growth.normalised and self.batch_norm == "swap" else None
-        matrix = growth.matrix if whitener is None else whitener @ growth.matrix
-        left, _, _ = leading(matrix, num, growth.axis, self.beyond_rank)
-        if not len(left):
-            return {}
-        directions = left if whitener is None else left @ whitener
-        vectors = scaled(directions, mean_norm(growth.incoming.old()) * (1.0 if growth.normalised else self.scale))
-        base = expanded(growth.base, len(left))
-        both = [base | growth.incoming.rows(sign * vectors) for sign in (1.0, -1.0)]
-        plus, minus = (without_outgoing(growth.passage, growth.outgoing, each).norm(dim=1) for each in both)
-        signs = torch.where(minus > plus, -1.0, 1.0).to(vectors)
-        return calibrated(growth.passage, base | growth.incoming.rows(signs[:, None] * vectors))
+    def _units(self, growth: Growth, num: int) -> dict[Entry, Tensor]:
+        if growth.normalised and self.batch_norm == "swap":
+            whitener = growth.moments.whitener()
+            left, _, _ = leading(whitener @ growth.matrix, num, growth.axis, self.beyond_rank)
+            return swapped(growth, with_better_sign(growth, left @ whitener), 1.0)
+        left, _, right = leading(growth.matrix, num, growth.axis, self.beyond_rank)
+        units = silent(growth, right, self.scale, as_made=self.batch_norm == "naive")
+        return swapped(growth, with_better_sign(growth, left), self.scale) if units is None else units
 
 
-def _as_made(axis: Axis, num: int) -> dict[Entry, Tensor]:
-    """Scales and running statistics as a new norm has them, which is what the paper's code leaves them at."""
-    as_made = {"scale": 1.0, "mean": 0.0, "var": 1.0}
-    return {e: torch.full((num, *row_shape(e, axis.size)), as_made[e.role]) for e in axis.with_role(*as_made)}
-
-
-def leading(matrix: Tensor, num: int, axis: Axis, beyond_rank: str = "error") -> tuple[Tensor, Tensor, Tensor]:
+def leading(matrix: Tensor, num: int, axis: Axis, beyond_rank: BeyondRank) -> tuple[Tensor, Tensor, Tensor]:
     """The ``num`` leading singular triplets: left vectors as rows, values, right vectors as rows.
 
     Raises:
-        NotPermissible: There are fewer, and that is an error.
+        NotPermissible: There are fewer, and that is an error; or there is none.
     """
     if min(matrix.shape) > _SMALL and 4 * num < min(matrix.shape):
         with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
@@ -133,7 +102,7 @@ def leading(matrix: Tensor, num: int, axis: Axis, beyond_rank: str = "error") ->
     else:
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     rank = int((values > values[0] * max(matrix.shape) * torch.finfo(matrix.dtype).eps).sum())
-    if num > rank and beyond_rank == "error":
+    if rank == 0 or (num > rank and beyond_rank == "error"):
         raise NotPermissible(
             f"asked for {num} new units in {axis.name}; the growth matrix there has rank {rank}, so ask for at most "
             f"{rank}, take more batches, or let the others be random with beyond_rank='random'."

@@ -14,20 +14,30 @@ from ..structure import Entry
 
 def gradient(passage: Passage, units: Rows, side: Side) -> Tensor:
     """∂L/∂w of units along one side, to first order and on the passage's batch: shape ``(units, width)``."""
-    found = []
-    for part in _parts(passage, units):
-        here = side.vectors({entry: part[entry] for entry in side.entries}).detach().requires_grad_()
-        with torch.enable_grad():
-            (found_here,) = torch.autograd.grad(passage.gain({**part, **side.rows(here)}), here, allow_unused=True)
-        found.append(torch.zeros_like(here) if found_here is None else found_here)
-    return torch.cat(found)[: number_of(units)]
+    return _gradient(passage, units, side, create_graph=False).detach()
+
+
+def outgoing_gradients(passage: Passage, outgoing: Side, units: Rows) -> Tensor:
+    """∂L/∂W_out of units whose outgoing weights are zero, differentiable in ``units``."""
+    like = next(iter(units.values()))
+    zero = torch.zeros(number_of(units), outgoing.width, dtype=like.dtype, device=like.device)
+    return _gradient(passage, {**units, **outgoing.rows(zero)}, outgoing, create_graph=True)
 
 
 def without_outgoing(passage: Passage, outgoing: Side, units: Rows) -> Tensor:
     """∂L/∂W_out of units whose outgoing weights are zero."""
-    like = next(iter(units.values()))
-    silent = torch.zeros(number_of(units), outgoing.width, dtype=like.dtype, device=like.device)
-    return gradient(passage, {**units, **outgoing.rows(silent)}, outgoing)
+    return outgoing_gradients(passage, outgoing, units).detach()
+
+
+def _gradient(passage: Passage, units: Rows, side: Side, create_graph: bool) -> Tensor:
+    found = []
+    for part in parts_of(passage, units):
+        here = side.vectors({entry: part[entry] for entry in side.entries}).detach().requires_grad_()
+        with torch.enable_grad():
+            gain = passage.gain({**part, **side.rows(here)})
+            (found_here,) = torch.autograd.grad(gain, here, create_graph=create_graph, allow_unused=True)
+        found.append(torch.zeros_like(here) if found_here is None else found_here)
+    return torch.cat(found)[: number_of(units)]
 
 
 def awake(passage: Passage, incoming: Side, outgoing: Side, units: Rows) -> dict[Entry, Tensor] | None:
@@ -57,12 +67,12 @@ _NOTHING = 1e-12
 def calibrated(passage: Passage, units: Rows) -> dict[Entry, Tensor]:
     """Units whose running statistics are those that norms find on the passage's batch."""
     number = number_of(units)
-    found: list[dict[Entry, Tensor]] = [passage.calibrated(part) for part in _parts(passage, units)]
+    found: list[dict[Entry, Tensor]] = [passage.calibrated(part) for part in parts_of(passage, units)]
     together = {entry: torch.cat([part[entry] for part in found])[:number] for entry in found[0]}
     return {**units, **together}
 
 
-def _parts(passage: Passage, units: Rows) -> list[dict[Entry, Tensor]]:
+def parts_of(passage: Passage, units: Rows) -> list[dict[Entry, Tensor]]:
     """The units in parts of as many as the axis has; the last is filled up with its own first."""
     size, number = passage.axis.size, number_of(units)
     parts = []

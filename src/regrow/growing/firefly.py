@@ -1,0 +1,107 @@
+"""Firefly: of many candidates, splits of old units and new ones in all layers, the best are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from ..errors import NotPermissible
+from ..evidence import Needs
+from ..method import Grown, register
+from ..structure import Axis
+from .candidates import Candidates
+from .forms import check_choice
+
+
+@register
+@dataclass(frozen=True)
+class Firefly:
+    """Candidates in all layers at once: their directions are optimised on the loss, and the most helpful are kept.
+
+    A *split* replaces a unit by two, W + v and W − v, with half of the outgoing weights each; a *new* unit has
+    incoming and outgoing weights of its own. All that is changed by them is small, so what a candidate does to the
+    loss is told by the gradients at what reads the units: ``½g(W + v) + ½g(W − v) − g(W)`` for a split, ``g(v, u)`` for
+    a new unit, with g the gain of :class:`regrow.evidence.Passage`. RMSprop makes these small, batch by batch, over
+    directions of a given length; each batch also scores the candidates that were found on the batches before. Those
+    that lower the loss most are kept, over all axes alike: a number of units for each axis becomes one number for all
+    of them, unless it was given by name.
+
+    Args:
+        form: "safe": new units have incoming weights as long as the old ones and small outgoing ones, so that batch
+            norm can't make them loud; the search runs with the statistics of the batch, and the statistics of what is
+            kept are set to those. It lowers the loss alike in both modes. "official": the incoming weights are small,
+            and the search takes norms as in a new network in eval mode, (γ, β, μ, σ²) = (1, 0, 0, 1).
+        epsilon: The length of what is small, relative to the old units' weights there.
+        split: How long v is, relative to W; 0 for no splits.
+        new: How many new units there are among an axis's candidates, relative to its size.
+        steps: How many steps of RMSprop each batch takes.
+        rate: Their length, relative to the weights'.
+
+    Wu et al., "Firefly Neural Architecture Descent: a General Approach for Growing Neural Networks" (NeurIPS 2020).
+    The released code takes one unit too many. Candidates for new units are kept orthogonal here: else they end as
+    copies of the best one.
+    """
+
+    name: ClassVar[str] = "firefly"
+    breaks: ClassVar[Mapping[str, str]] = {
+        "keeps_the_function": "what it adds lowers the loss at once",
+        "grows_and_prunes_to_the_identity": "a split changes the old unit too",
+    }
+    form: Literal["safe", "official"] = "safe"
+    epsilon: float = 0.1
+    split: float = 0.1
+    new: float = 0.5
+    steps: int = 10
+    rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_choice("form", self.form, Literal["safe", "official"])
+        for name, least in (("epsilon", 0), ("split", None), ("new", None), ("rate", 0)):
+            value = getattr(self, name)
+            if not math.isfinite(value) or (value <= least if least is not None else value < 0):
+                raise ValueError(f"{name} is a {'positive' if least == 0 else 'nonnegative'} number, not {value!r}.")
+        if not self.split and not self.new:
+            raise ValueError("without splits and without new units there are no candidates; let one be more than zero.")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps is a positive integer, not {self.steps!r}.")
+
+    @property
+    def needs(self) -> Needs:
+        """The candidates of each axis, with their scores."""
+        return {"candidates": lambda axis, generator: Candidates(axis, self, generator)}
+
+    def share(self, gains: Mapping[Axis, int], most: Mapping[Axis, int], seen: Mapping[Axis, Any]) -> dict[Axis, int]:
+        """How many units each axis gains of the sum of all ``gains``, by the scores of its candidates.
+
+        Raises:
+            NotPermissible: There are fewer candidates.
+        """
+        scored = [
+            (score, number, axis)
+            for number, axis in enumerate(gains)
+            for score in sorted(seen[axis]["candidates"].scores.tolist(), reverse=True)[: most[axis]]
+        ]
+        total = sum(gains.values())
+        if len(scored) < total:
+            raise NotPermissible(f"asked for {total} new units; Firefly(new={self.new}) has {len(scored)} candidates.")
+        kept = sorted(scored, key=lambda each: (-each[0], each[1]))[:total]
+        return {axis: count for axis in gains if (count := sum(each[2] is axis for each in kept))}
+
+    def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Grown:
+        """The ``num`` best candidates, and what the old units that are split become.
+
+        Raises:
+            NotPermissible: There are fewer candidates.
+        """
+        candidates: Candidates = seen["candidates"]
+        if num > len(candidates.scores):
+            raise NotPermissible(
+                f"asked for {num} new units in {axis.name}; Firefly(new={self.new}) has {len(candidates.scores)} "
+                "candidates there."
+            )
+        best = candidates.scores.argsort(descending=True, stable=True)[:num]
+        return candidates.grown(best)

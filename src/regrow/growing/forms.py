@@ -1,0 +1,81 @@
+"""The two forms of units that keep the function: incoming weights zero, or outgoing weights zero."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..evidence import Growth
+from ..method import Fresh
+from ..rows import expanded, joined, laid_out, number_of, row_shape
+from ..structure import Axis, Entry
+from .random import Random
+from .scaling import mean_norm, scaled
+from .silent import awake, calibrated, without_outgoing
+
+#: What becomes of units that batch norm follows.
+Form = Literal["swap", "naive"]
+
+#: What happens where more units are asked for than a growth matrix has rank.
+BeyondRank = Literal["error", "random"]
+
+
+def check_choice(name: str, value: object, choices: object) -> None:
+    """One of the values of a Literal.
+
+    Raises:
+        ValueError: It isn't.
+    """
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ValueError(f"{name} is {' or '.join(map(repr, allowed))}, not {value!r}.")
+
+
+def silent(growth: Growth, directions: Tensor, scale: float, as_made: bool) -> dict[Entry, Tensor] | None:
+    """Units with zero incoming weights and outgoing weights of one length; None if they send something or can't learn.
+
+    Args:
+        growth: What was gathered.
+        directions: Of the outgoing weights, a row for each unit.
+        scale: Relative to the mean length of the old units' outgoing weights.
+        as_made: Whether norms' scales and statistics are as in a new norm, as the papers' codes leave them.
+    """
+    sent = scaled(directions, scale * mean_norm(growth.outgoing.old()))
+    units = expanded(growth.base, len(sent)) | growth.outgoing.rows(sent)
+    if as_made:
+        values = {"scale": 1.0, "mean": 0.0, "var": 1.0}
+        axis = growth.axis
+        units |= {e: torch.full((len(sent), *row_shape(e, axis.size)), values[e.role]) for e in axis.with_role(*values)}
+    return awake(growth.passage, growth.incoming, growth.outgoing, units)
+
+
+def swapped(growth: Growth, directions: Tensor, scale: float) -> dict[Entry, Tensor]:
+    """Units with zero outgoing weights, whose incoming ones have one length, and which norms have met already.
+
+    Args:
+        growth: What was gathered.
+        directions: Of the incoming weights, a row for each unit.
+        scale: Relative to the mean length of the old units' incoming weights.
+    """
+    vectors = scaled(directions, scale * mean_norm(growth.incoming.old()))
+    return calibrated(growth.passage, expanded(growth.base, len(vectors)) | growth.incoming.rows(vectors))
+
+
+def with_better_sign(growth: Growth, directions: Tensor) -> Tensor:
+    """Incoming directions, each turned round if the gradient of zero outgoing weights is larger then."""
+    base = expanded(growth.base, len(directions))
+    vectors = scaled(directions, mean_norm(growth.incoming.old()))
+    both = [base | growth.incoming.rows(sign * vectors) for sign in (1.0, -1.0)]
+    plus, minus = (without_outgoing(growth.passage, growth.outgoing, units).norm(dim=1) for units in both)
+    return torch.where(minus > plus, -1.0, 1.0).to(directions)[:, None] * directions
+
+
+def filled_up(axis: Axis, units: dict[Entry, Tensor], num: int, generator: torch.Generator) -> Fresh:
+    """Units laid out, with random ones that send nothing behind them where there are fewer than ``num``."""
+    found = number_of(units) if units else 0
+    if found < num:
+        rest = Random().rows(axis, num - found, generator)
+        units = joined(units, rest) if units else rest
+    return laid_out(axis, units)
