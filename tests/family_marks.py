@@ -17,7 +17,7 @@ AXES: dict[str, str] = {
     "diagonal": "a diagonal freezes",
     "stacked_bmm": "whole experts aren't offered",
     "shuffled_groups": _GROWTH,
-    **dict.fromkeys(("called", "low_rank_merged"), "a product of weights is named by the wrong one"),
+    "low_rank_merged": "a product of weights is named by the wrong one",
     "convolutional_lstm": "zeros beside other tensors freeze",
 }
 

@@ -280,7 +280,7 @@ def test_every_method_says_what_it_is(method: str) -> None:
 
 
 def test_configurations_keep_what_is_not_default() -> None:
-    assert rg.method_config(rg.L1(0.25)) == {"method": "l1", "strength": 0.25}
+    assert rg.method_config(rg.L1(0.25)) == {"method": "l1", "strength": 0.25, "grace": 100, "absorb": True}
     assert rg.create_method("random", scale=0.5) == rg.Random(0.5)
     assert {"l1", "random"} <= set(rg.list_methods())
     assert rg.list_methods() == sorted(rg.list_methods())

@@ -5,6 +5,7 @@ An optimizer changes the values of a model's parameters; a :class:`Shaper` chang
 """
 
 from . import measure, testing
+from .cutoffs import Budget, Threshold, Valley
 from .edit import Edit
 from .errors import NotPermissible
 from .growing.firefly import Firefly
@@ -14,7 +15,9 @@ from .growing.random import Random
 from .method import create_method, list_methods, method_config, register
 from .operations import grow_, prune_
 from .plan import Grow, Prune, at, chain, every
+from .pruning.gating import add_gates_, fold_gates_
 from .pruning.l1 import L1
+from .pruning.polarization import Polarization
 from .saving import load, reshape_, save
 from .shaper import Shaper
 from .structure import Axis, Structure, analyze
@@ -25,21 +28,27 @@ __version__ = "0.1.0"
 __all__ = [
     "L1",
     "Axis",
+    "Budget",
     "Edit",
     "Firefly",
     "GradMax",
     "GradMaxOptim",
     "Grow",
     "NotPermissible",
+    "Polarization",
     "Prune",
     "Random",
     "Shaper",
     "Structure",
+    "Threshold",
+    "Valley",
+    "add_gates_",
     "analyze",
     "at",
     "chain",
     "create_method",
     "every",
+    "fold_gates_",
     "grow_",
     "list_methods",
     "load",

@@ -7,16 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import filter as filter_names
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .cutoffs import Budget, Cutoff, Threshold, Valley, sizes_after
 from .errors import NotPermissible
 from .structure import Axis, Structure
 from .structure.axis import BOUNDARY
 
-#: int: units; float: a fraction; a mapping: axis name -> either.
-Amount = int | float | Mapping[str, int | float]
+#: int: units; float: a fraction; a mapping: axis name -> either; to prune also what follows from the scores.
+Amount = int | float | Mapping[str, int | float] | Cutoff | Budget
 
 Target = Axis | Structure | Sequence[Axis]
 
@@ -28,13 +30,14 @@ class Limits:
     Args:
         round_to: New sizes are multiples of this; growing adds a few more for it, pruning takes a few less.
         min_size, max_size: What each new size is at least and at most.
-        protect: Names or patterns of axes that stay as they are; or, for a single axis, units that stay.
+        protect: Names or patterns of axes that stay as they are; for a single axis, units that stay; or, by the name
+            of each axis, units that stay.
     """
 
     round_to: int = 1
     min_size: int | None = None
     max_size: int | None = None
-    protect: str | tuple[str, ...] | tuple[int, ...] = ()
+    protect: str | tuple[str, ...] | tuple[int, ...] | Mapping[str, Sequence[int]] = ()
 
     def __post_init__(self) -> None:
         for name in ("round_to", "min_size", "max_size"):
@@ -43,6 +46,8 @@ class Limits:
                 raise ValueError(f"{name} is a positive integer, not {value!r}.")
         if self.min_size is not None and self.max_size is not None and self.min_size > self.max_size:
             raise ValueError(f"min_size is at most max_size, but {self.min_size} is more than {self.max_size}.")
+        if isinstance(self.protect, Mapping):
+            return
         protect = (self.protect,) if isinstance(self.protect, str) else tuple(self.protect)
         if len({isinstance(p, str) for p in protect}) > 1:
             raise TypeError(f"protect holds names of axes or indices of units, not both: {protect}.")
@@ -54,6 +59,8 @@ class Limits:
 
     def protected_units(self, axis: Axis) -> list[int]:
         """Units of this axis that must stay."""
+        if isinstance(self.protect, Mapping):
+            return axis.check_units(self.protect.get(axis.name, ()))
         return axis.check_units(p for p in self.protect if not isinstance(p, str))
 
     def most(self, axis: Axis) -> int:
@@ -90,12 +97,14 @@ def axes_of(target: Target, limits: Limits, kinds: tuple[str, ...], verdict: str
     for pattern in limits.protect:
         if isinstance(pattern, str) and not filter_names(names, pattern):
             raise ValueError(f"protect={pattern!r} matches no axis; there are {', '.join(names)}.")
+    if isinstance(limits.protect, Mapping):
+        return found
     if isinstance(target, Axis) or not any(isinstance(p, int) for p in limits.protect):
         return [axis for axis in found if not limits.spares(axis)]
     raise ValueError("protected units belong to a single axis; for several axes protect them by name.")
 
 
-def units_of(amount: int | float, size: int) -> int:
+def units_of(amount: Any, size: int) -> int:
     """``amount`` as a number of units: itself if an integer, that share of ``size`` if a float.
 
     Raises:
@@ -109,7 +118,7 @@ def units_of(amount: int | float, size: int) -> int:
     return amount if isinstance(amount, int) else max(1, round(amount * size))
 
 
-def check_fraction(amount: int | float) -> None:
+def check_fraction(amount: object) -> None:
     """A fraction to prune is below 1.
 
     Raises:
@@ -166,16 +175,62 @@ def to_prune(
     for axis in axes:
         if not axis.prunable:
             raise NotPermissible(f"{axis.name} can't be pruned: {axis.prunable.reason}.")
-    if isinstance(amount, Mapping):
-        jobs = [([axis], value) for axis, value in named(amount, axes).items()]
-    else:
-        jobs = [(list(axes), amount)]
-    chosen: dict[Axis, list[int]] = {}
-    for group, value in jobs:
-        chosen.update(_lowest(group, value, limits, scores))
+    chosen = _chosen(axes, amount, limits, scores)
     edited = [axis for axis in axes if axis in chosen or limits.max_size is not None]
     fitted = {axis: _fitted(axis, len(chosen.get(axis, ())), limits, scores[axis]) for axis in edited}
     return {axis: units for axis, units in fitted.items() if units}
+
+
+def _chosen(
+    axes: Sequence[Axis], amount: Amount, limits: Limits, scores: Mapping[Axis, Tensor]
+) -> dict[Axis, list[int]]:
+    """The units that an amount is, before sizes are rounded."""
+    if isinstance(amount, (Threshold, Valley)):
+        return {axis: _below(axis, amount.of(scores[axis]), limits, scores[axis]) for axis in axes}
+    if isinstance(amount, Budget):
+        return _within(axes, amount, limits, scores)
+    if isinstance(amount, Mapping):
+        chosen = {}
+        for axis, value in named(amount, axes).items():
+            chosen.update(_lowest([axis], value, limits, scores))
+        return chosen
+    return _lowest(axes, amount, limits, scores)
+
+
+def _below(axis: Axis, cutoff: float, limits: Limits, scores: Tensor) -> list[int]:
+    return [unit for unit in _removable(axis, limits, scores) if float(scores[unit]) <= cutoff]
+
+
+def _within(
+    axes: Sequence[Axis], budget: Budget, limits: Limits, scores: Mapping[Axis, Tensor]
+) -> dict[Axis, list[int]]:
+    """The fewest units, lowest scores first, without which the model is within the budget, by bisection.
+
+    Raises:
+        NotPermissible: It isn't without any number of units.
+    """
+    structure = axes[0].structure
+    most = budget.absolute(structure)
+
+    def chosen(number: int) -> dict[Axis, list[int]]:
+        return _lowest(axes, number, limits, scores) if number else {}
+
+    def fits(number: int) -> bool:
+        fitted = {axis: _fitted(axis, len(units), limits, scores[axis]) for axis, units in chosen(number).items()}
+        left = sizes_after(structure, {axis: units for axis, units in fitted.items() if units})
+        return all(left[name] <= limit for name, limit in most.items())
+
+    high = sum(len(_removable(axis, limits, scores[axis])) for axis in axes)
+    if not fits(high):
+        asked = ", ".join(f"{limit:,.0f} {name}" for name, limit in most.items())
+        raise NotPermissible(
+            f"asked to prune to {asked}; that isn't reached without all of the {high} units that may go."
+        )
+    low = 0
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle + 1, high)
+    return chosen(high)
 
 
 def _lowest(

@@ -62,10 +62,15 @@ class Pruner(Method, Protocol):
 
 @runtime_checkable
 class Penalty(Method, Protocol):
-    """A method that adds to the loss while training."""
+    """A method that adds to the loss while training.
+
+    It may also have ``project(axis)``, which a Shaper calls after each step of the optimizer, ``welcome(axis, new,
+    axes)``, which it calls when another method has grown new units of an axis that is penalised together with others,
+    and ``grace``, for how many steps it then doesn't prune them.
+    """
 
     def penalty(self, axis: Axis) -> Tensor:
-        """A differentiable scalar for one axis."""
+        """A differentiable scalar for one axis; where the class attribute ``jointly`` is true, for several together."""
         ...
 
 
@@ -97,7 +102,7 @@ def list_methods(part: str | None = None) -> list[str]:
 
     >>> import regrow as rg
     >>> rg.list_methods("score")
-    ['l1']
+    ['l1', 'polarization']
     """
     return sorted(name for name, cls in _METHODS.items() if part is None or hasattr(cls, part))
 
@@ -110,7 +115,7 @@ def create_method(method: str, **config: Any) -> Any:
 
     >>> import regrow as rg
     >>> rg.create_method("l1", strength=1e-3)
-    L1(strength=0.001)
+    L1(strength=0.001, grace=100, absorb=True)
     """
     if method not in _METHODS:
         raise ValueError(f"there is no method {method!r}; there are {', '.join(list_methods())}.")

@@ -16,6 +16,7 @@ from .errors import NothingToDo, NotPermissible
 from .evidence import gather
 from .growing.random import Random
 from .method import Grown, list_methods
+from .pruning.absorption import absorbed
 from .pruning.l1 import L1
 from .rows import with_rows
 from .structure import Axis
@@ -103,20 +104,22 @@ def prune_(
     round_to: int = 1,
     min_size: int | None = None,
     max_size: int | None = None,
-    protect: str | Sequence[str] | Sequence[int] = (),
+    protect: str | Sequence[str] | Sequence[int] | Mapping[str, Sequence[int]] = (),
 ) -> Edit:
     """Remove units from an axis, from several, or from all neuron and head axes of a structure, in place.
 
     Args:
         target: An axis, a sequence of axes of one structure, or the structure.
         amount: Units in all (int) or a fraction of all units (float below 1), ranked over all axes alike; a mapping
-            from axis names to either, each axis by itself; or, for one axis, the units to remove.
+            from axis names to either, each axis by itself; a :class:`regrow.Threshold` or :class:`regrow.Valley` of
+            the scores, or a :class:`regrow.Budget`; or, for one axis, the units to remove.
         method: A method with ``score``; :class:`regrow.L1` by default.
         optimizer: Its state follows.
         generator, loss, batches: As for :func:`grow_`.
         round_to: Sizes become multiples of this, by removing a little less.
         min_size, max_size: What each new size is at least and at most; at least one unit always stays.
-        protect: Names or patterns of axes that stay as they are; for one axis, units that stay.
+        protect: Names or patterns of axes that stay as they are; for one axis, units that stay; or a mapping from axis
+            names to units that stay.
 
     Raises:
         NotPermissible: An axis can't be pruned, or not that far.
@@ -136,7 +139,9 @@ def prune_(
     if not removed:
         raise NothingToDo("nothing to prune: every axis is at its smallest size or protected.")
     maps = {axis: np.setdiff1d(np.arange(axis.size), units) for axis, units in removed.items()}
-    return apply(next(iter(removed)).structure, maps, {}, optimizer, "prune", name)
+    structure = next(iter(removed)).structure
+    changed = absorbed(structure, removed) if name and getattr(method, "absorb", False) else {}
+    return apply(structure, maps, {}, optimizer, "prune", name, changed)
 
 
 def _named_units(target: Target, units: Sequence[int] | Tensor, limits: Limits) -> dict[Axis, list[int]]:

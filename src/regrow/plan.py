@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .amounts import Amount, Limits, check_fraction, units_of
+from .cutoffs import Budget, Threshold, Valley
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Action:
     min_size: int | None = None
     max_size: int | None = None
     protect: str | tuple[str, ...] = ()
+    batches: int = 1
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.method, self._part, None)) or isinstance(self.method, type):
@@ -28,6 +30,7 @@ class Action:
             raise TypeError(f"where is a pattern of axis names, not {self.where!r}.")
         limits = Limits(self.round_to, self.min_size, self.max_size, self.protect)
         object.__setattr__(self, "protect", limits.protect)
+        _check_step("batches", self.batches, 1)
         amounts = self.amount.values() if isinstance(self.amount, Mapping) else [self.amount]
         for amount in amounts:
             self._check_amount(amount)
@@ -51,7 +54,7 @@ class Grow(Action):
         method: A method with ``fresh``, such as :class:`regrow.Random`.
         amount: Units (int), a fraction of the present size (float), or a mapping from axis names to either.
         where: A pattern of axis names.
-        round_to, min_size, max_size, protect: As for :func:`regrow.grow_`.
+        round_to, min_size, max_size, protect, batches: As for :func:`regrow.grow_`.
     """
 
     _part = "fresh"
@@ -63,17 +66,18 @@ class Prune(Action):
 
     Args:
         method: A method with ``score``, such as :class:`regrow.L1`.
-        amount: Units in all (int), a fraction of all (float), or a mapping from axis names to either, each axis by
-            itself.
+        amount: Units in all (int), a fraction of all (float), a mapping from axis names to either, each axis by
+            itself; or a :class:`regrow.Threshold`, :class:`regrow.Valley` or :class:`regrow.Budget`.
         where: A pattern of axis names.
-        round_to, min_size, max_size, protect: As for :func:`regrow.prune_`.
+        round_to, min_size, max_size, protect, batches: As for :func:`regrow.prune_`.
     """
 
     _part = "score"
 
     def _check_amount(self, amount: Any) -> None:
-        units_of(amount, 1)
-        check_fraction(amount)
+        if not isinstance(amount, (Threshold, Valley, Budget)):
+            units_of(amount, 1)
+            check_fraction(amount)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .amounts import named
+from .amounts import Limits, named
 from .edit import Edit
 from .errors import NothingToDo
 from .operations import GROWS, PRUNES, grow_, prune_
 from .plan import Action, At, Chain, Every, Grow, Plan
 from .structure import Axis, Structure, analyze
+
+#: The parts of a method that act while training.
+_TRAINING = ("penalty", "project", "welcome")
 
 
 class Shaper:
@@ -67,7 +70,8 @@ class Shaper:
         self.before_edit, self.after_edit = before_edit, after_edit
         self.steps = 0
         self._axes = {id(action): self._matching(action) for action, _ in plan.entries()}
-        self._penalties = [(action, last) for action, last in plan.entries() if hasattr(action.method, "penalty")]
+        self._training = [(a, last) for a, last in plan.entries() if any(hasattr(a.method, part) for part in _TRAINING)]
+        self._births: dict[Axis, list[int]] = {}  # the steps at which units came, of axes that have grown
 
     def _matching(self, action: Action) -> list[Axis]:
         kinds = GROWS if isinstance(action, Grow) else PRUNES
@@ -90,17 +94,18 @@ class Shaper:
 
         A method's penalty holds from the first step to the last at which its action is due.
         """
-        total: Tensor | None = None
-        for method, axes in self._penalised():
-            for axis in axes:
-                term = method.penalty(axis)
-                total = term if total is None else total + term
-        return torch.zeros(()) if total is None else total
+        terms = []
+        for method, axes in self._active("penalty"):
+            jointly = getattr(method, "jointly", False)
+            terms += [method.penalty(axes)] if jointly else [method.penalty(axis) for axis in axes]
+        return sum(terms[1:], terms[0]) if terms else torch.zeros(())
 
-    def _penalised(self) -> list[tuple[Any, list[Axis]]]:
-        """Each method once, with all axes that its actions still have before them."""
+    def _active(self, part: str) -> list[tuple[Any, list[Axis]]]:
+        """Each method with that part once, with all axes that its actions still have before them."""
         found: list[tuple[Any, list[Axis]]] = []
-        for action, last in self._penalties:
+        for action, last in self._training:
+            if not hasattr(action.method, part):
+                continue
             if last is not None and last <= self.steps:
                 continue
             known = next((axes for method, axes in found if method == action.method), None)
@@ -121,6 +126,9 @@ class Shaper:
         Raises:
             NotPermissible: An action can't be done; nothing of that action has been done then.
         """
+        for method, axes in self._active("project"):
+            for axis in axes:
+                method.project(axis)
         self.steps += 1
         edits = []
         for action in self.plan.due(self.steps):
@@ -129,28 +137,52 @@ class Shaper:
             edit = self._perform(action, closure)
             if edit is not None:
                 edits.append(edit)
+                self._follow(edit)
                 if self.after_edit is not None:
                     self.after_edit(edit)
         return edits
 
     def _perform(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit | None:
-        perform = grow_ if isinstance(action, Grow) else prune_
+        given = {"optimizer": self.optimizer, "generator": self.generator, "loss": closure, "batches": action.batches}
+        axes = self._axes[id(action)]
         try:
-            return perform(
-                self._axes[id(action)],
-                action.amount,
-                action.method,
-                optimizer=self.optimizer,
-                generator=self.generator,
-                loss=closure,
-                **action.limits,
-            )
+            if isinstance(action, Grow):
+                return grow_(axes, action.amount, action.method, **given, **action.limits)
+            limits = action.limits
+            young = self._young(axes, getattr(action.method, "grace", 0))
+            if young:
+                spared = Limits(protect=limits.pop("protect"))
+                axes, limits["protect"] = [axis for axis in axes if not spared.spares(axis)], young
+            return prune_(axes, action.amount, action.method, **given, **limits) if axes else None
         except NothingToDo:
             return None
 
+    def _young(self, axes: list[Axis], grace: int) -> dict[str, list[int]]:
+        """The units of each axis that came less than ``grace`` steps ago."""
+        found = {}
+        for axis in axes:
+            born = self._births.get(axis, ())
+            if len(born) == axis.size:  # else the axis was edited elsewhere
+                found[axis.name] = [unit for unit, step in enumerate(born) if step and self.steps - step < grace]
+        return {name: units for name, units in found.items() if units}
+
+    def _follow(self, edit: Edit) -> None:
+        """Note when units came, and let methods welcome them."""
+        for name, (before, after) in edit.sizes.items():
+            axis, new = self.structure[name], edit.units("new")[name]
+            born = self._births.get(axis, [])
+            kept = born if len(born) == before else [0] * before
+            gone, arrived = set(edit.units("removed")[name]), set(new)
+            old = iter(step for unit, step in enumerate(kept) if unit not in gone)
+            self._births[axis] = [self.steps if unit in arrived else next(old) for unit in range(after)]
+            for method, axes in self._active("welcome") if new else ():
+                if axis in axes:
+                    method.welcome(axis, new, axes)
+
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed Shaper needs beside the model and the plan: the step and the random state."""
-        return {"steps": self.steps, "generator": self.generator.get_state()}
+        """What a resumed Shaper needs beside the model and the plan: the step, the random state, and units' ages."""
+        births = {axis.name: list(steps) for axis, steps in self._births.items()}
+        return {"steps": self.steps, "generator": self.generator.get_state(), "births": births}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the Shaper of ``state`` was; the model must have the shapes that it had there.
@@ -158,10 +190,13 @@ class Shaper:
         Raises:
             ValueError: A key is missing or unknown, or the step is no step.
         """
-        if set(state) != {"steps", "generator"}:
-            raise ValueError(f"a Shaper's state has the keys steps and generator, not {', '.join(map(str, state))}.")
+        if set(state) != {"steps", "generator", "births"}:
+            raise ValueError(
+                f"a Shaper's state has the keys steps, generator and births, not {', '.join(map(str, state))}."
+            )
         steps = state["steps"]
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise ValueError(f"steps is a whole number that isn't negative, not {steps!r}.")
         self.generator.set_state(state["generator"].cpu())
         self.steps = steps
+        self._births = {self.structure[name]: list(born) for name, born in state["births"].items()}

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..structure import Entry
 from .correlation import Window, correlate
 from .normalisation import NORMS
-from .passage import TINY, Passage, Slot, Step
+from .passage import TINY, Constant, Passage, Slot, Step
 
 _aten = torch.ops.aten
 _CONVOLUTION = _aten.convolution.default
@@ -180,10 +180,10 @@ class _Walk:
         (out,) = step.outputs
         if entry is None or out is None:
             return False
-        if isinstance(given, Tensor) and self.source is None and entry.role == "out":
+        if isinstance(given, Constant) and self.source is None and entry.role == "out":
             linear = Linear.of(step, entry, 0)
             if linear is not None:
-                self.source = linear, given
+                self.source = linear, given.tensor
                 self.hidden[out] = 0.0, 1.0, False
                 return True
         if isinstance(given, Slot) and given.number in self.hidden and entry.role == "in":
@@ -208,7 +208,7 @@ class _Walk:
             found = (value, slope, centred) if self._keeps_rows(step) else None
         elif step.op is _aten.cat.default:
             found = (value, slope, centred) if self._beside(step) else None
-        elif torch.Tag.pointwise in step.op.tags and not any(isinstance(v, Tensor) for v in _leaves(step)):
+        elif torch.Tag.pointwise in step.op.tags and not any(isinstance(v, Constant) for v in _leaves(step)):
             derived = _derived(step, value + self.shift, slope)
             found = None if derived is None else (*derived, centred)
         else:
@@ -229,7 +229,7 @@ class _Walk:
         assert self.source is not None
         tensors = step.args[0]
         dim = step.args[1] if len(step.args) > 1 else 0
-        others = [t for t in tensors if isinstance(t, Tensor)]
+        others = [t.tensor for t in tensors if isinstance(t, Constant)]
         if not others:
             return True
         channels = 1 if self.source[0].windows else others[0].ndim - 1

@@ -30,6 +30,13 @@ class Slot(NamedTuple):
     number: int
 
 
+@dataclass(eq=False)
+class Constant:
+    """A recorded tensor that doesn't follow the units."""
+
+    tensor: Tensor
+
+
 @dataclass(frozen=True)
 class Step:
     """One recorded call; tensors that follow the units are slots."""
@@ -50,6 +57,8 @@ class Step:
         def fill(value: Any) -> Any:
             if isinstance(value, Slot):
                 return values[value.number]
+            if isinstance(value, Constant):
+                return value.tensor
             if isinstance(value, (list, tuple)):
                 return type(value)(fill(v) for v in value)
             return value
@@ -102,6 +111,11 @@ class Passage:
     def read(self) -> list[Entry]:
         """The entries that the recorded calls have read."""
         return [entry for entries in self.entries.values() for entry in entries]
+
+    def outputs(self, units: Rows) -> dict[int, Tensor]:
+        """What the consumers put out for these units, by the slots of :attr:`ends`."""
+        values = self._run(units, _call)
+        return {slot: values[slot] for slot in self.ends}
 
     def gain(self, units: Rows) -> Tensor:
         """What adding units would do to the loss, to first order: a scalar, differentiable in ``units``.

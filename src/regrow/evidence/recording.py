@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import NotPermissible
 from ..structure import Axis
-from .passage import Passage, Slot, Step
+from .passage import Constant, Passage, Slot, Step
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class _Draft:
     memory: dict[int, int] = field(default_factory=dict)  # slot -> address
     roots: dict[int, Tensor] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
-    ends: dict[int, GradientEdge] = field(default_factory=dict)
+    ends: dict[int, GradientEdge | None] = field(default_factory=dict)
     custom: bool = False
     made: dict[int, set[int]] = field(default_factory=dict)  # root that met data -> slots of what came of it
 
@@ -65,6 +65,9 @@ class Recorder(TorchDispatchMode):
 
     Tensors are followed from each axis's parameters and buffers through all that is computed from them. Where units
     meet weights that read them, the output is an end: what comes later isn't the axis's any more.
+
+    Attributes:
+        new_ends: The ends that the last call made: axis, slot and tensor.
     """
 
     def __init__(self, axes: Sequence[Axis]) -> None:
@@ -72,7 +75,9 @@ class Recorder(TorchDispatchMode):
         self._drafts = [_Draft(axis) for axis in axes]
         self._followed: dict[int, dict[int, int]] = {}  # id of a tensor -> number of a draft -> slot
         self._alive: list[Tensor] = []  # ids stay unique only while their tensors live
+        self.new_ends: list[tuple[Axis, int, Tensor]] = []
         self._waiting: list[tuple[_Draft, int, Tensor]] = []
+        self._constants: dict[int, list[Constant]] = {}  # address -> what is recorded of it
         for number, draft in enumerate(self._drafts):
             for entry in draft.axis.entries:
                 if number not in self._followed.get(id(entry.tensor), ()):
@@ -91,10 +96,13 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         self._attach()
+        self.new_ends = []
         kwargs = kwargs or {}
         given = _tensors((*args, *kwargs.values()))
         # Also a call that writes to its arguments is recorded with what these were.
         found = {number for t in given for number in self._followed.get(id(t), ())}
+        if func._schema.is_mutable:
+            self._keep(given)
         out = func(*args, **kwargs)
         for number in sorted(found):
             self._record(number, func, args, kwargs, given, out)
@@ -103,9 +111,9 @@ class Recorder(TorchDispatchMode):
     def _attach(self) -> None:
         """Torch gives an output its place in the graph only when the call is over; later it may be written to."""
         for draft, slot, tensor in self._waiting:
-            if tensor.requires_grad:
-                draft.ends[slot] = get_gradient_edge(tensor)
-                draft.custom |= _has_custom(draft.ends[slot].node, len(draft.steps))
+            edge = get_gradient_edge(tensor) if tensor.requires_grad else None
+            draft.ends[slot] = edge
+            draft.custom |= edge is not None and _has_custom(edge.node, len(draft.steps))
         self._waiting.clear()
 
     def _record(self, number: int, op: Any, args: tuple, kwargs: dict, given: list[Tensor], out: Any) -> None:
@@ -129,6 +137,7 @@ class Recorder(TorchDispatchMode):
                 draft.made.setdefault(root, set()).add(slot)
             if consumed:
                 self._waiting.append((draft, slot, tensor))
+                self.new_ends.append((draft.axis, slot, tensor))
                 self._alive.append(tensor)
             elif known is None:
                 self._follow(tensor, number, slot)
@@ -142,11 +151,25 @@ class Recorder(TorchDispatchMode):
             slot = self._followed.get(id(value), {}).get(number)
             if slot is not None:
                 return Slot(slot)
-            # What only stands beside the units tells nothing about them.
-            return value.new_zeros(()).expand(value.shape) if apart else value.detach()
+            if apart:  # what only stands beside the units tells nothing about them
+                return Constant(value.new_zeros(()).expand(value.shape))
+            constant = Constant(value.detach())
+            self._constants.setdefault(value.untyped_storage()._cdata, []).append(constant)
+            return constant
         if isinstance(value, (list, tuple)):
             return type(value)(self._recorded(v, number, apart) for v in value)
         return value
+
+    def _keep(self, given: Sequence[Tensor]) -> None:
+        """A call is about to write: what is recorded of the memory of its arguments stays what it was."""
+        for tensor in given:
+            for constant in self._constants.pop(tensor.untyped_storage()._cdata, ()):
+                constant.tensor = constant.tensor.clone()
+
+    def outlines(self) -> list[Passage]:
+        """A passage for each axis whose units are read, without gradients."""
+        drafts = [draft for draft in self._drafts if draft.ends]
+        return [self._finished(draft, dict.fromkeys(draft.ends, torch.empty(0))) for draft in drafts]
 
     def passages(self, loss: Tensor) -> list[Passage]:
         """One passage for each axis, with the gradients of a loss that was computed in this mode.
@@ -154,18 +177,22 @@ class Recorder(TorchDispatchMode):
         Raises:
             NotPermissible: No gradient reaches what consumes an axis's units.
         """
-        edges = [edge for draft in self._drafts for edge in draft.ends.values()]
+        edges = [edge for draft in self._drafts for edge in draft.ends.values() if edge is not None]
         for draft in self._drafts:
-            if not draft.ends:
+            if not any(draft.ends.values()):
                 raise NotPermissible(_unreached(draft.axis))
-        gradients = iter(torch.autograd.grad(loss, edges, allow_unused=True))
-        return [self._finished(draft, gradients) for draft in self._drafts]
+        gradients = dict(zip(edges, torch.autograd.grad(loss, edges, allow_unused=True), strict=True))
+        found = []
+        for draft in self._drafts:
+            at_ends = {slot: gradients[edge] for slot, edge in draft.ends.items() if edge is not None}
+            ends = {slot: gradient for slot, gradient in at_ends.items() if gradient is not None}
+            if not ends:
+                raise NotPermissible(_unreached(draft.axis))
+            found.append(self._finished(draft, ends))
+        return found
 
     @staticmethod
-    def _finished(draft: _Draft, gradients: Any) -> Passage:
-        ends = {slot: gradient for slot in draft.ends if (gradient := next(gradients)) is not None}
-        if not ends:
-            raise NotPermissible(_unreached(draft.axis))
+    def _finished(draft: _Draft, ends: dict[int, Tensor]) -> Passage:
         steps = _needed(draft, set(ends))
         used = {slot for step in steps for slot in step.slots()}
         roots = {slot: root for slot, root in draft.roots.items() if slot in used}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +16,7 @@ from ..rows import expanded, joined, laid_out, rows_of, take
 from ..structure import Axis, Entry
 from .gradmax_optim import polar
 from .scaling import mean_norm, scaled
-from .silent import calibrated, parts_of
+from .silent import calibrated, outgoing_gradients
 
 if TYPE_CHECKING:
     from .firefly import Firefly
@@ -76,7 +75,6 @@ class Candidates:
             self._drawn(number, self.incoming.width),
             self._drawn(number, self.outgoing.width),
         ]
-        self.squares = [torch.zeros_like(tensor) for tensor in self.moving]
         self._bound()
 
     def _drawn(self, number: int, width: int) -> Tensor:
@@ -92,49 +90,44 @@ class Candidates:
         self.moving = [splits, scaled(received, self.length_in), scaled(sent, self.length_out)]
 
     def _search(self, passage: Passage) -> None:
-        for step in range(self.config.steps):
+        for _ in range(self.config.steps):
             moving = [tensor.detach().requires_grad_() for tensor in self.moving]
             with torch.enable_grad():
-                changes = torch.cat(self._changes(passage, *moving))
+                changes, _ = self._changes(passage, *moving)
                 gradients = torch.autograd.grad(changes.sum(), moving, allow_unused=True)
             for i, (tensor, gradient) in enumerate(zip(self.moving, gradients, strict=True)):
-                if gradient is None or not len(tensor):
-                    continue
-                first = not self.batches and not step
-                self.squares[i] = gradient.square() if first else 0.9 * self.squares[i] + 0.1 * gradient.square()
-                direction = gradient / (self.squares[i].sqrt() + torch.finfo(gradient.dtype).tiny)
-                lengths = tensor.norm(dim=1, keepdim=True) / tensor.shape[1] ** 0.5
-                self.moving[i] = tensor - self.config.rate * lengths * direction
+                if gradient is not None and len(tensor):
+                    lengths = tensor.norm(dim=1, keepdim=True)
+                    self.moving[i] = tensor - scaled(gradient, self.config.rate) * lengths
             self._bound()
 
     def _scores(self, passage: Passage) -> Tensor:
-        return -torch.cat([part.detach() for part in self._changes(passage, *self.moving)])
+        """How much less the loss is; for a candidate with a unit that nothing wakes less than any number."""
+        changes, alive = self._changes(passage, *(tensor.detach() for tensor in self.moving))
+        return torch.where(alive, -changes.detach(), -torch.inf)
 
     def _changes(self, passage: Passage, splits: Tensor, received: Tensor, sent: Tensor) -> tuple[Tensor, Tensor]:
-        """What each split and each new unit does to the loss."""
-        split, new = splits.new_zeros(0), received.new_zeros(0)
+        """What each split and each new unit does to the loss, and whether its units get a gradient."""
+        changes, alive = [splits.new_zeros(0)], [torch.zeros(0, dtype=torch.bool, device=splits.device)]
         if len(splits):
-            halves = [self._gains(passage, self._split(splits, sign), self.sent) / 2 for sign in (1.0, -1.0)]
-            split = halves[0] + halves[1] - self._gains(passage, self.old, self.sent).detach()
+            plus, minus = (self._gradients(passage, self._split(splits, sign)) for sign in (1.0, -1.0))
+            before = self._gradients(passage, self.old).detach()
+            changes.append((((plus + minus) / 2 - before) * self.sent).sum(1))
+            alive.append(plus.any(1) & minus.any(1))
         if len(received):
             units = expanded(self.base, len(received)) | self.incoming.rows(received)
-            new = self._gains(passage, units, sent)
-        return split, new
+            gradients = self._gradients(passage, units)
+            changes.append((gradients * sent).sum(1))
+            alive.append(gradients.any(1))
+        return torch.cat(changes), torch.cat(alive)
 
     def _split(self, splits: Tensor, sign: float) -> dict[Entry, Tensor]:
         return self.old | self.incoming.rows(self.weights + sign * splits)
 
-    def _gains(self, passage: Passage, units: dict[Entry, Tensor], sent: Tensor) -> Tensor:
-        """The gain of each unit by itself: its outgoing weights times their gradient at zero."""
-        gain: Callable[..., Tensor] = passage.gain_as_made if self.config.form == "official" else passage.gain
-        found = []
-        for part in parts_of(passage, units | self.outgoing.rows(sent.detach())):
-            zero = torch.zeros(passage.axis.size, self.outgoing.width).to(sent).requires_grad_()
-            with torch.enable_grad():
-                value = gain({**part, **self.outgoing.rows(zero)})
-                (gradient,) = torch.autograd.grad(value, zero, create_graph=True, allow_unused=True)
-            found.append(zero * 0 if gradient is None else gradient)
-        return (torch.cat(found)[: len(sent)] * sent).sum(1)
+    def _gradients(self, passage: Passage, units: dict[Entry, Tensor]) -> Tensor:
+        """∂L/∂W_out of units that send nothing, differentiable: times what they send it is what they do to the loss."""
+        gain = passage.gain_as_made if self.config.form == "official" else passage.gain
+        return outgoing_gradients(passage, self.outgoing, units, gain)
 
     def grown(self, chosen: Tensor) -> Grown:
         """The chosen candidates as new units, and what becomes of the old ones."""

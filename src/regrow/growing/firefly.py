@@ -25,10 +25,10 @@ class Firefly:
     A *split* replaces a unit by two, W + v and W − v, with half of the outgoing weights each; a *new* unit has
     incoming and outgoing weights of its own. All that is changed by them is small, so what a candidate does to the
     loss is told by the gradients at what reads the units: ``½g(W + v) + ½g(W − v) − g(W)`` for a split, ``g(v, u)`` for
-    a new unit, with g the gain of :class:`regrow.evidence.Passage`. RMSprop makes these small, batch by batch, over
-    directions of a given length; each batch also scores the candidates that were found on the batches before. Those
-    that lower the loss most are kept, over all axes alike: a number of units for each axis becomes one number for all
-    of them, unless it was given by name.
+    a new unit, with g the gain of :class:`regrow.evidence.Passage`. Steps along the gradient make these small, batch by
+    batch, over directions of a given length; each batch also scores the candidates that were found on the batches
+    before. Those that lower the loss most are kept, over all axes alike: a number of units for each axis becomes one
+    number for all of them, unless it was given by name.
 
     Args:
         form: "safe": new units have incoming weights as long as the old ones and small outgoing ones, so that batch
@@ -38,12 +38,12 @@ class Firefly:
         epsilon: The length of what is small, relative to the old units' weights there.
         split: How long v is, relative to W; 0 for no splits.
         new: How many new units there are among an axis's candidates, relative to its size.
-        steps: How many steps of RMSprop each batch takes.
+        steps: How many steps each batch takes.
         rate: Their length, relative to the weights'.
 
     Wu et al., "Firefly Neural Architecture Descent: a General Approach for Growing Neural Networks" (NeurIPS 2020).
-    The released code takes one unit too many. Candidates for new units are kept orthogonal here: else they end as
-    copies of the best one.
+    The released code searches with RMSprop, whose steps by coordinate turn directions of a given length into corners,
+    and takes one unit too many. Candidates for new units are kept orthogonal here: else they end as copies of the best.
     """
 
     name: ClassVar[str] = "firefly"
@@ -56,7 +56,7 @@ class Firefly:
     split: float = 0.1
     new: float = 0.5
     steps: int = 10
-    rate: float = 0.1
+    rate: float = 0.3
 
     def __post_init__(self) -> None:
         check_choice("form", self.form, Literal["safe", "official"])

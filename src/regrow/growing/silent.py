@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,14 +16,24 @@ from ..structure import Entry
 
 def gradient(passage: Passage, units: Rows, side: Side) -> Tensor:
     """∂L/∂w of units along one side, to first order and on the passage's batch: shape ``(units, width)``."""
-    return _gradient(passage, units, side, create_graph=False).detach()
+    return _gradient(passage, units, side, passage.gain, create_graph=False).detach()
 
 
-def outgoing_gradients(passage: Passage, outgoing: Side, units: Rows) -> Tensor:
-    """∂L/∂W_out of units whose outgoing weights are zero, differentiable in ``units``."""
+def outgoing_gradients(
+    passage: Passage, outgoing: Side, units: Rows, gain: Callable[[Rows], Tensor] | None = None
+) -> Tensor:
+    """∂L/∂W_out of units whose outgoing weights are zero, differentiable in ``units``.
+
+    Args:
+        passage: What was recorded.
+        outgoing: All that reads the units.
+        units: Rows of the units.
+        gain: The passage's own by default.
+    """
     like = next(iter(units.values()))
     zero = torch.zeros(number_of(units), outgoing.width, dtype=like.dtype, device=like.device)
-    return _gradient(passage, {**units, **outgoing.rows(zero)}, outgoing, create_graph=True)
+    gain = passage.gain if gain is None else gain
+    return _gradient(passage, {**units, **outgoing.rows(zero)}, outgoing, gain, create_graph=True)
 
 
 def without_outgoing(passage: Passage, outgoing: Side, units: Rows) -> Tensor:
@@ -29,13 +41,13 @@ def without_outgoing(passage: Passage, outgoing: Side, units: Rows) -> Tensor:
     return outgoing_gradients(passage, outgoing, units).detach()
 
 
-def _gradient(passage: Passage, units: Rows, side: Side, create_graph: bool) -> Tensor:
+def _gradient(passage: Passage, units: Rows, side: Side, gain: Callable[[Rows], Tensor], create_graph: bool) -> Tensor:
     found = []
     for part in parts_of(passage, units):
         here = side.vectors({entry: part[entry] for entry in side.entries}).detach().requires_grad_()
         with torch.enable_grad():
-            gain = passage.gain({**part, **side.rows(here)})
-            (found_here,) = torch.autograd.grad(gain, here, create_graph=create_graph, allow_unused=True)
+            value = gain({**part, **side.rows(here)})
+            (found_here,) = torch.autograd.grad(value, here, create_graph=create_graph, allow_unused=True)
         found.append(torch.zeros_like(here) if found_here is None else found_here)
     return torch.cat(found)[: number_of(units)]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from .accepted import NoOutput, check_example, check_model, check_opened, check_outputs, explained
 from .assemble import Frozen, Reasons, assemble, without_immovable
@@ -120,6 +121,12 @@ class Structure:
         """The parameter or buffer of that name, as it is now."""
         path, _, attribute = name.rpartition(".")
         return getattr(self.model.get_submodule(path), attribute)
+
+    def run_example(self) -> Any:
+        """Run the model on the example that it was analysed on, on the device where its weights are now."""
+        device = next((t.device for t in named_tensors(self.model).values()), None)
+        moved = pytree.tree_map(lambda v: v.to(device) if isinstance(v, Tensor) else v, self._example)
+        return self.model(*moved[0], **moved[1])
 
     def verify(
         self, x: Any = None, *, args: tuple | None = None, kwargs: dict[str, Any] | None = None, each: bool = True

@@ -26,7 +26,12 @@ def roles(trace: Trace, parameters: Collection[str]) -> dict[int, str]:
         for source in reader.of(labels):
             found[source.start] = _joined(found.get(source.start), role)
     for one, other, multiplied in trace.relations.computed:
-        _share(reader.of(one), reader.of(other), multiplied, found, parameters)
+        sources = reader.of(one), reader.of(other)
+        factors = [s for s in (*sources[0], *sources[1]) if multiplied and trace.numel_of(s.tensor) == s.size]
+        _share(*sources, multiplied, found, parameters)
+        if any(s not in factors for s in (*sources[0], *sources[1])):
+            # One number for each unit, times all that makes it, is a scale of it.
+            found.update({s.start: "scale" for s in factors if found.get(s.start) == "out" and s.tensor in parameters})
     return found
 
 

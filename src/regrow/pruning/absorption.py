@@ -1,0 +1,103 @@
+"""The constant that pruned units still send goes into the next layer, so that nothing changes with them.
+
+A unit whose gate is zero, batch norm's γ say, still sends the activation of its shift β, the same for every input. What
+that contributes to the next layer is a constant for each of its outputs (but at borders that are padded with zeros):
+it is added to the layer's bias, or taken off the running mean of the norm behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..evidence.normalisation import NORMS
+from ..evidence.passage import Passage
+from ..evidence.recording import Recorder
+from ..rows import rows_of
+from ..structure import Axis, Structure
+from ..structure.example import named_tensors
+from ..structure.running import untouched
+
+
+def absorbed(structure: Structure, removed: Mapping[Axis, Sequence[int]]) -> dict[str, Tensor]:
+    """The tensors that take what the removed units send where their gates are zero, as they will be, by name.
+
+    Runs the model once in eval mode on the example that it was analysed on: what a unit sends whose gate is zero
+    doesn't depend on that. Layers that neither have a bias nor a norm with running statistics behind them take nothing.
+    """
+    model = structure.model
+    recorder = _FollowedBy([axis for axis in removed if axis.with_role("in")])
+    device = next(model.parameters()).device.type
+    with untouched(model), torch.no_grad(), torch.autocast(device, enabled=False):
+        model.eval()
+        with recorder:
+            structure.run_example()
+        constants = [_constants(passage, removed[passage.axis]) for passage in recorder.outlines()]
+    names = {tensor: name for name, tensor in named_tensors(model).items()}
+    changed: dict[str, Tensor] = {}
+    for passage, found in zip(recorder.outlines(), constants, strict=True):
+        taken = set()
+        for slot, constant in found.items():
+            taker, sign = recorder.takers.get((passage.axis, slot), (None, 0.0))
+            if taker in names and taker not in taken:  # a layer that is used twice takes it once
+                before = changed.get(names[taker], taker.detach())
+                changed[names[taker]] = before + (sign * constant).to(before)
+                taken.add(taker)
+    return changed
+
+
+def _constants(passage: Passage, units: Sequence[int]) -> dict[int, Tensor]:
+    """What units with zero gates contribute to each output of each consumer, by the passage's ends."""
+    size = passage.axis.size
+    rows = {e: rows_of(e, e.tensor.detach(), size) for e in passage.read}
+    gates = [e for e in rows if e.role == "scale" and isinstance(e.tensor, nn.Parameter)]
+    shut = rows | {e: torch.zeros_like(rows[e]) for e in gates or passage.sources}
+    kept = torch.ones(size, dtype=torch.bool)
+    kept[list(units)] = False
+    for entry in passage.readers:
+        shut[entry] = rows[entry].clone()
+        shut[entry][kept] = 0.0
+    silent = shut | {e: torch.zeros_like(rows[e]) for e in passage.readers}
+    sent, nothing = passage.outputs(shut), passage.outputs(silent)
+    # The middle value: padded borders get less.
+    return {slot: (sent[slot] - nothing[slot]).movedim(1, 0).flatten(1).median(1).values for slot in sent}
+
+
+class _FollowedBy(Recorder):
+    """Records also which tensor can take a constant that is added to a consumer's output.
+
+    Attributes:
+        takers: Axis and slot of an end -> that tensor, and the sign with which it takes it.
+    """
+
+    def __init__(self, axes: Sequence[Axis]) -> None:
+        super().__init__(axes)
+        self.takers: dict[tuple[Axis, int], tuple[Tensor, float]] = {}
+        self._open: dict[int, list[tuple[Axis, int]]] = {}  # id of an output -> ends that it still is
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        ends = self._open.pop(id(args[0]), ()) if args else ()
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        for axis, slot, tensor in self.new_ends:
+            bias = next((a for a in args if isinstance(a, nn.Parameter) and a.ndim == 1), None)
+            if tensor.ndim < 2:
+                continue
+            if bias is not None:
+                self.takers[axis, slot] = bias, 1.0
+            else:
+                self._open.setdefault(id(tensor), []).append((axis, slot))
+        for axis, slot in ends:
+            if func in NORMS and len(args) > 4 and isinstance(args[3], Tensor):
+                self.takers[axis, slot] = args[3], -1.0
+            elif func is torch.ops.aten.add.Tensor and isinstance(args[1], nn.Parameter) and args[1].ndim == 1:
+                self.takers[axis, slot] = args[1], 1.0
+            elif func in _SAME and isinstance(out, Tensor):
+                self._open.setdefault(id(out), []).append((axis, slot))
+                self._alive.append(out)
+        return out
+
+
+_SAME = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
