@@ -22,6 +22,11 @@ def neutral(axis: Axis, num: int) -> dict[Entry, Tensor]:
     return {entry: _mean_of_old(entry, num, axis.size) for entry in axis.with_role("scale", "mean", "var")}
 
 
+def as_made(axis: Axis, num: int) -> dict[Entry, Tensor]:
+    """Rows for scales and running statistics as a new norm has them."""
+    return {e: torch.full((num, *row_shape(e, axis.size)), AS_MADE[e.role]) for e in axis.with_role(*AS_MADE)}
+
+
 def _mean_of_old(entry: Entry, num: int, size: int) -> Tensor:
     old = rows_of(entry, entry.tensor.detach(), size)
     old = old.abs() if entry.role == "scale" else old

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..evidence import Growth
 from ..method import Fresh
-from ..rows import expanded, joined, laid_out, number_of, row_shape
+from ..neutral import as_made
+from ..rows import expanded, joined, laid_out, number_of
 from ..structure import Axis, Entry
 from .random import Random
 from .scaling import mean_norm, scaled
@@ -33,21 +34,19 @@ def check_choice(name: str, value: object, choices: object) -> None:
         raise ValueError(f"{name} is {' or '.join(map(repr, allowed))}, not {value!r}.")
 
 
-def silent(growth: Growth, directions: Tensor, scale: float, as_made: bool) -> dict[Entry, Tensor] | None:
+def silent(growth: Growth, directions: Tensor, scale: float, new_norms: bool) -> dict[Entry, Tensor] | None:
     """Units with zero incoming weights and outgoing weights of one length; None if they send something or can't learn.
 
     Args:
         growth: What was gathered.
         directions: Of the outgoing weights, a row for each unit.
         scale: Relative to the mean length of the old units' outgoing weights.
-        as_made: Whether norms' scales and statistics are as in a new norm, as the papers' codes leave them.
+        new_norms: Whether norms' scales and statistics are as in a new norm, as the papers' codes leave them.
     """
     sent = scaled(directions, scale * mean_norm(growth.outgoing.old()))
     units = expanded(growth.base, len(sent)) | growth.outgoing.rows(sent)
-    if as_made:
-        values = {"scale": 1.0, "mean": 0.0, "var": 1.0}
-        axis = growth.axis
-        units |= {e: torch.full((len(sent), *row_shape(e, axis.size)), values[e.role]) for e in axis.with_role(*values)}
+    if new_norms:
+        units |= as_made(growth.axis, len(sent))
     return awake(growth.passage, growth.incoming, growth.outgoing, units)
 
 

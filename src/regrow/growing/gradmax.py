@@ -84,7 +84,7 @@ class GradMax:
             left, _, _ = leading(whitener @ growth.matrix, num, growth.axis, self.beyond_rank)
             return swapped(growth, with_better_sign(growth, left @ whitener), 1.0)
         left, _, right = leading(growth.matrix, num, growth.axis, self.beyond_rank)
-        units = silent(growth, right, self.scale, as_made=self.batch_norm == "naive")
+        units = silent(growth, right, self.scale, new_norms=self.batch_norm == "naive")
         return swapped(growth, with_better_sign(growth, left), self.scale) if units is None else units
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..evidence.passage import TINY
 from ..evidence.sides import Side
 from ..method import Fresh, register
-from ..neutral import neutral
+from ..neutral import as_made, neutral
 from ..rows import laid_out, row_shape
 from ..structure import Axis, Entry
 from .scaling import mean_norm, scaled
@@ -43,7 +43,7 @@ class Random:
 
     The reference of Evci et al., "GradMax: Growing Neural Networks using Gradient Information" (ICLR 2022), is
     ``Random(0.5, zero="incoming", distribution="uniform")``, where a new batch-norm channel has (γ, β, μ, σ²) =
-    (1, 0, 0, 1); here these are the means of the old ones.
+    (1, 0, 0, 1), as here with zero incoming weights; else scale and statistics are the means of the old ones.
     """
 
     name: ClassVar[str] = "random"
@@ -78,6 +78,8 @@ class Random:
         elif self.zero == "incoming":
             for entry in axis.with_role("shift"):
                 rows[entry] = torch.full((num, *row_shape(entry, axis.size)), TINY)
+        if self.zero == "incoming":  # what a norm finds of such units is nothing like what it finds of the old ones
+            rows |= as_made(axis, num)
         if axis.with_role("tied"):
             # One weight is both sides and has to be zero; what the shift lets through gives it a gradient.
             for entry in axis.with_role("shift"):
