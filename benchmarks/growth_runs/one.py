@@ -108,6 +108,10 @@ class _Run:
             found[axis.name] = [b - a for a, b in pairwise(sizes)]
         return found
 
+    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        given = self.setup
+        return torch.optim.SGD(model.parameters(), given.lr, given.momentum, weight_decay=given.weight_decay)
+
     def _train(
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]
     ) -> None:
@@ -142,7 +146,13 @@ class _Run:
             batches=self.setup.method_batches,
         )
         self.seconds_growing += time.perf_counter() - began
-        watched = {"step": step, "before": before, "at": both_losses(self.model, self.probe), "after": {}, "twin": {}}
+        watched: dict[str, Any] = {
+            "step": step,
+            "before": before,
+            "at": both_losses(self.model, self.probe),
+            "after": {},
+            "twin": {},
+        }
         new = {name: units for name, units in edit.units("new").items()}
         directions: dict[str, Tensor] = {}
         for i in range(1, LOOK_AT[-1] + 1):

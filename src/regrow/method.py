@@ -40,7 +40,11 @@ class Method(Protocol):
 
 @runtime_checkable
 class Grower(Method, Protocol):
-    """A method that can make new units."""
+    """A method that can make new units.
+
+    It may have ``needs``, what it must see of an axis (:data:`regrow.evidence.Needs`), and ``settle(gains, most, free,
+    seen)``, which decides how many units each axis gains where the user's amount leaves that open.
+    """
 
     def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh | Grown:
         """The values of ``num`` new units of ``axis``, and what becomes of old ones if they change.

@@ -83,8 +83,9 @@ def grow_(
     if generator is None:
         generator = torch.Generator().manual_seed((torch.initial_seed() + len(structure.edits)) % 2**63)
     seen = _seen(method, list(gains), loss, batches, generator)
-    if hasattr(method, "share") and not isinstance(amount, Mapping) and limits.round_to == 1:
-        gains = method.share(gains, {axis: limits.most(axis) for axis in gains}, seen)
+    if hasattr(method, "settle"):
+        free = not isinstance(amount, Mapping) and limits.round_to == 1
+        gains = method.settle(gains, {axis: limits.most(axis) for axis in gains}, free, seen)
     with torch.no_grad():
         grown = {axis: _grown(method, axis, num, seen[axis], generator) for axis, num in gains.items()}
     maps = {axis: np.append(np.arange(axis.size), np.full(num, FRESH)) for axis, num in gains.items()}

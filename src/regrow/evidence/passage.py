@@ -77,6 +77,7 @@ class Passage:
         ends: Slot of each consumer's output -> the gradient of the loss there.
         made: Slot of a root that met data which don't follow the units -> slots of what came of the two.
         custom: Whether the model defines derivatives by itself on the way, by ``torch.autograd.Function``.
+        loss: On this batch.
     """
 
     axis: Axis
@@ -85,6 +86,7 @@ class Passage:
     ends: dict[int, Tensor]
     made: dict[int, set[int]]
     custom: bool = False
+    loss: float = 0.0
 
     def __post_init__(self) -> None:
         self.entries: dict[int, list[Entry]] = {

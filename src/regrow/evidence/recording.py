@@ -188,16 +188,16 @@ class Recorder(TorchDispatchMode):
             ends = {slot: gradient for slot, gradient in at_ends.items() if gradient is not None}
             if not ends:
                 raise NotPermissible(_unreached(draft.axis))
-            found.append(self._finished(draft, ends))
+            found.append(self._finished(draft, ends, float(loss.detach())))
         return found
 
     @staticmethod
-    def _finished(draft: _Draft, ends: dict[int, Tensor]) -> Passage:
+    def _finished(draft: _Draft, ends: dict[int, Tensor], loss: float = 0.0) -> Passage:
         steps = _needed(draft, set(ends))
         used = {slot for step in steps for slot in step.slots()}
         roots = {slot: root for slot, root in draft.roots.items() if slot in used}
         made = {root: slots for root, slots in draft.made.items() if root in used}
-        return Passage(draft.axis, roots, steps, ends, made, draft.custom)
+        return Passage(draft.axis, roots, steps, ends, made, draft.custom, loss)
 
 
 def _has_custom(node: Any, depth: int) -> bool:

@@ -33,9 +33,11 @@ class Candidates:
     Attributes:
         scores: How much less the loss is to first order with each candidate: first the splits, one for each unit, then
             the new units. Shape ``(candidates,)``.
+        strength: A factor on what candidates do to the loss.
     """
 
     scores: Tensor
+    strength: float = 1.0
 
     def __init__(self, axis: Axis, config: Firefly, generator: torch.Generator) -> None:
         check_sides(axis)
@@ -132,6 +134,8 @@ class Candidates:
     def grown(self, chosen: Tensor) -> Grown:
         """The chosen candidates as new units, and what becomes of the old ones."""
         splits, received, sent = self.moving
+        # What a split does to the loss goes with the square of its length.
+        splits, sent = splits * self.strength**0.5, sent * self.strength
         number = len(splits)
         split = [int(i) for i in chosen if i < number]
         new = [int(i) - number for i in chosen if i >= number]

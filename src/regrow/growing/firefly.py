@@ -40,6 +40,8 @@ class Firefly:
         new: How many new units there are among an axis's candidates, relative to its size.
         steps: How many steps each batch takes.
         rate: Their length, relative to the weights'.
+        trust: In the safe form, all that is kept becomes weaker by one factor where it promises together to take more
+            than this part of the loss: to first order each of them helps, but not all of them at once.
 
     Wu et al., "Firefly Neural Architecture Descent: a General Approach for Growing Neural Networks" (NeurIPS 2020).
     The released code searches with RMSprop, whose steps by coordinate turn directions of a given length into corners,
@@ -57,10 +59,11 @@ class Firefly:
     new: float = 0.5
     steps: int = 10
     rate: float = 0.3
+    trust: float = 0.05
 
     def __post_init__(self) -> None:
         check_choice("form", self.form, Literal["safe", "official"])
-        for name, least in (("epsilon", 0), ("split", None), ("new", None), ("rate", 0)):
+        for name, least in (("epsilon", 0), ("split", None), ("new", None), ("rate", 0), ("trust", 0)):
             value = getattr(self, name)
             if not math.isfinite(value) or (value <= least if least is not None else value < 0):
                 raise ValueError(f"{name} is a {'positive' if least == 0 else 'nonnegative'} number, not {value!r}.")
@@ -74,22 +77,37 @@ class Firefly:
         """The candidates of each axis, with their scores."""
         return {"candidates": lambda axis, generator: Candidates(axis, self, generator)}
 
-    def share(self, gains: Mapping[Axis, int], most: Mapping[Axis, int], seen: Mapping[Axis, Any]) -> dict[Axis, int]:
-        """How many units each axis gains of the sum of all ``gains``, by the scores of its candidates.
+    def settle(
+        self, gains: Mapping[Axis, int], most: Mapping[Axis, int], free: bool, seen: Mapping[Axis, Any]
+    ) -> dict[Axis, int]:
+        """How many units each axis gains, by the scores of its candidates, and how strong these are.
+
+        Args:
+            gains: How many were asked for.
+            most: How many each may gain.
+            free: Whether it is their sum that was asked for.
+            seen: What was gathered about each axis.
 
         Raises:
             NotPermissible: There are fewer candidates.
         """
-        scored = [
-            (score, number, axis)
-            for number, axis in enumerate(gains)
-            for score in sorted(seen[axis]["candidates"].scores.tolist(), reverse=True)[: most[axis]]
-        ]
-        total = sum(gains.values())
+        candidates: dict[Axis, Candidates] = {axis: seen[axis]["candidates"] for axis in gains}
+        ranked = {axis: sorted(each.scores.tolist(), reverse=True) for axis, each in candidates.items()}
+        if free:
+            gains = self._shared(ranked, most, sum(gains.values()))
+        promised = sum(max(0.0, score) for axis, gain in gains.items() for score in ranked[axis][:gain])
+        allowed = self.trust * max(abs(each.passage.loss) for each in candidates.values())
+        for each in candidates.values():
+            each.strength = min(1.0, allowed / promised) if promised > 0 and self.form == "safe" else 1.0
+        return {axis: gain for axis, gain in gains.items() if gain}
+
+    def _shared(self, ranked: Mapping[Axis, list[float]], most: Mapping[Axis, int], total: int) -> dict[Axis, int]:
+        """The best of all axes' candidates."""
+        scored = [(s, number, axis) for number, axis in enumerate(ranked) for s in ranked[axis][: most[axis]]]
         if len(scored) < total:
             raise NotPermissible(f"asked for {total} new units; Firefly(new={self.new}) has {len(scored)} candidates.")
         kept = sorted(scored, key=lambda each: (-each[0], each[1]))[:total]
-        return {axis: count for axis in gains if (count := sum(each[2] is axis for each in kept))}
+        return {axis: sum(each[2] is axis for each in kept) for axis in ranked}
 
     def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Grown:
         """The ``num`` best candidates, and what the old units that are split become.
