@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from .carry import check_holds, followers, plan_resets, resets, warn_of_reset
 from .errors import NotPermissible
+from .pace import Pace, plan_pace
 from .remap import DimMaps, fill_fresh, mapped, unmapped
 from .structure import Axis, Entry, Structure
 from .structure.declared import outdated_sizes
@@ -177,6 +178,7 @@ def apply(
     action: str,
     method: str = "",
     changed: Mapping[str, Tensor] | None = None,
+    paces: Mapping[Axis, Mapping[Entry, Pace]] | None = None,
 ) -> Edit:
     """Apply index maps to a model: the one way in which shapes change.
 
@@ -184,6 +186,7 @@ def apply(
         maps: For each axis, the old unit (or FRESH) that each new unit comes from.
         values: For each axis, what fresh units are filled with (see :class:`regrow.method.Grower`).
         changed: New values of tensors by name, in their shapes before the edit.
+        paces: For each axis, how new units learn at an entry, where that isn't as fast as the others.
         optimizer: Its state follows; gradients follow always.
 
     Raises:
@@ -213,6 +216,9 @@ def apply(
             plan_resets(writes, optimizer, unable)
         _plan_bookkeeping(writes, structure, planned, maps)
         writes.run()
+        if optimizer is not None:
+            _plan_paces(writes, optimizer, edit._new, paces or {})
+            writes.run()
         for owner in _owners(structure.model, tensors.values()):
             for attribute, size in outdated_sizes(owner):
                 writes.attribute(owner, attribute, size)
@@ -331,6 +337,18 @@ def _plan_bookkeeping(
             writes.run()  # two counts may lie in one tuple
             value = count.attribute_with(len(planned[count.key].take))
             writes.item(vars(count.owner), count.attribute, value)  # a frozen object's can't be set otherwise
+
+
+def _plan_paces(
+    writes: Transaction,
+    optimizer: Optimizer,
+    new: Mapping[str, list[int]],
+    paces: Mapping[Axis, Mapping[Entry, Pace]],
+) -> None:
+    for axis, of_entries in paces.items():
+        for entry, pace in of_entries.items():
+            size = len(entry.unit_of)
+            plan_pace(writes, optimizer, entry.tensor, size, entry.dim, entry.indices(new[axis.name]), pace)
 
 
 def _owners(model: nn.Module, tensors: Iterable[Tensor]) -> list[nn.Module]:

@@ -14,21 +14,23 @@ import torch
 from torch import Tensor
 
 from .rows import Fresh, Rows
-from .structure import Axis
+from .structure import Axis, Entry
 
 
 @dataclasses.dataclass(frozen=True)
 class Grown:
-    """New units of which some change the old ones, as a split does.
+    """New units that change old ones, as a split does, or that don't learn as fast as the others.
 
     Attributes:
         fresh: The values of the new units, as :meth:`Grower.fresh` gives them.
         old: What old units become: for an entry, rows of all of them, shape ``(axis.size, indices of a unit, other
             dimensions)``; entries left out keep their values.
+        gradient_factors: For an entry, a factor on the gradient of its new rows from now on.
     """
 
     fresh: Fresh
     old: Rows = dataclasses.field(default_factory=dict)
+    gradient_factors: Mapping[Entry, float] = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable

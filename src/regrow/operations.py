@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .amounts import Amount, Limits, Target, axes_of, to_grow, to_prune
@@ -16,10 +17,11 @@ from .errors import NothingToDo, NotPermissible
 from .evidence import gather
 from .growing.random import Random
 from .method import Grown, list_methods
+from .pace import Pace
 from .pruning.absorption import absorbed
 from .pruning.l1 import L1
 from .rows import with_rows
-from .structure import Axis
+from .structure import Axis, Entry
 from .structure.maps import FRESH
 
 #: What growing a structure means when no axes are named, and what pruning one means.
@@ -40,6 +42,7 @@ def grow_(
     min_size: int | None = None,
     max_size: int | None = None,
     protect: str | Sequence[str] = (),
+    lr_factor: float = 1.0,
 ) -> Edit:
     """Add units to an axis, to several, or to all neuron axes of a structure, in place.
 
@@ -56,6 +59,7 @@ def grow_(
         round_to: Sizes become multiples of this, by growing a little more.
         min_size, max_size: What each new size is at least and at most.
         protect: Names or patterns of axes that stay as they are.
+        lr_factor: A factor on what each step of the optimizer does to the weights of the new units.
 
     Raises:
         NotPermissible: An axis can't grow, or all are at their largest size.
@@ -90,7 +94,8 @@ def grow_(
         grown = {axis: _grown(method, axis, num, seen[axis], generator) for axis, num in gains.items()}
     maps = {axis: np.append(np.arange(axis.size), np.full(num, FRESH)) for axis, num in gains.items()}
     values = {axis: each.fresh for axis, each in grown.items()}
-    return apply(structure, maps, values, optimizer, "grow", method.name, _changed(grown))
+    paces = _paces(grown, lr_factor, optimizer, method)
+    return apply(structure, maps, values, optimizer, "grow", method.name, _changed(grown), paces)
 
 
 def prune_(
@@ -191,6 +196,28 @@ def _grown(method: Any, axis: Axis, num: int, seen: Mapping[str, Any], generator
         if not set(given) <= set(axis.entries):
             raise ValueError(f"{method.name}.fresh gave values for entries that {axis.name} doesn't have.")
     return grown
+
+
+def _paces(
+    grown: Mapping[Axis, Grown], lr_factor: float, optimizer: Optimizer | None, method: Any
+) -> dict[Axis, dict[Entry, Pace]]:
+    """How new units learn, where that isn't as fast as the others."""
+    if isinstance(lr_factor, bool) or not isinstance(lr_factor, (int, float)) or not 0 <= lr_factor < math.inf:
+        raise ValueError(f"lr_factor is a number that isn't negative, not {lr_factor!r}.")
+    paces: dict[Axis, dict[Entry, Pace]] = {axis: {} for axis in grown}
+    for axis, each in grown.items():
+        if lr_factor != 1:
+            learning = [e for e in axis.entries if isinstance(e.tensor, nn.Parameter)]
+            paces[axis] = dict.fromkeys(learning, Pace("update", lr_factor))
+        for entry, factor in each.gradient_factors.items():
+            # What a gradient is multiplied with is lost on optimizers that divide by its size.
+            plain = isinstance(optimizer, torch.optim.SGD)
+            paces[axis][entry] = Pace("gradient", factor) if plain else Pace("update", lr_factor * factor**0.5)
+    if optimizer is None and any(paces.values()):
+        raise ValueError(
+            f"these units of {method.name} learn at a pace of their own: pass the optimizer that trains them."
+        )
+    return paces
 
 
 def _changed(grown: Mapping[Axis, Grown]) -> dict[str, Tensor]:

@@ -15,6 +15,11 @@ class Norm(NamedTuple):
     training: int  # position of the flag that says whether the batch's statistics are used
     momentum: int  # position of the running statistics' momentum, or of the flag where there are none
 
+    @property
+    def epsilon(self) -> int:
+        """Where what is added to the variance is."""
+        return self.momentum + 1 if self.momentum != self.training else self.training + 2
+
     def by_batch(self, *args: Any) -> bool:
         """Whether a call uses the statistics of its batch."""
         return bool(args[self.training])

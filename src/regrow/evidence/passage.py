@@ -99,6 +99,12 @@ class Passage:
         return any(NORMS[step.op].by_batch(*step.args) for step in self.steps if step.op in NORMS)
 
     @property
+    def epsilon(self) -> float:
+        """The smallest ε of the norms on the way that use the batch's statistics."""
+        norms = [(NORMS[step.op], step.args) for step in self.steps if step.op in NORMS]
+        return min(float(args[norm.epsilon]) for norm, args in norms if norm.by_batch(*args))
+
+    @property
     def sources(self) -> list[Entry]:
         """The weights that make units of data; others that produce, as a depthwise convolution's, only pass them on."""
         found = [e for slot, entries in self.entries.items() if slot in self.made for e in entries]

@@ -17,7 +17,7 @@ from .scaling import mean_norm, scaled
 from .silent import awake, calibrated, without_outgoing
 
 #: What becomes of units that batch norm follows.
-Form = Literal["swap", "naive"]
+Form = Literal["swap", "epsilon", "naive"]
 
 #: What happens where more units are asked for than a growth matrix has rank.
 BeyondRank = Literal["error", "random"]
@@ -45,6 +45,8 @@ def silent(growth: Growth, directions: Tensor, scale: float, new_norms: bool) ->
     """
     sent = scaled(directions, scale * mean_norm(growth.outgoing.old()))
     units = expanded(growth.base, len(sent)) | growth.outgoing.rows(sent)
+    if growth.normalised:  # what comes of nothing has no variance
+        units |= {e: torch.zeros_like(rows) for e, rows in units.items() if e.role == "var"}
     if new_norms:
         units |= as_made(growth.axis, len(sent))
     return awake(growth.passage, growth.incoming, growth.outgoing, units)
@@ -69,6 +71,11 @@ def with_better_sign(growth: Growth, directions: Tensor) -> Tensor:
     both = [base | growth.incoming.rows(sign * vectors) for sign in (1.0, -1.0)]
     plus, minus = (without_outgoing(growth.passage, growth.outgoing, units).norm(dim=1) for units in both)
     return torch.where(minus > plus, -1.0, 1.0).to(directions)[:, None] * directions
+
+
+def epsilon_factors(growth: Growth) -> dict[Entry, float]:
+    """Factors on gradients under which new channels learn as if their norm's ε were 1."""
+    return dict.fromkeys(growth.incoming.entries, growth.passage.epsilon) if growth.normalised else {}
 
 
 def filled_up(axis: Axis, units: dict[Entry, Tensor], num: int, generator: torch.Generator) -> Fresh:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..errors import NotPermissible
 from ..evidence import Growth, Needs
-from ..method import Fresh, register
+from ..method import Grown, register
 from ..structure import Axis, Entry
-from .forms import BeyondRank, Form, check_choice, filled_up, silent, swapped, with_better_sign
+from .forms import BeyondRank, Form, check_choice, epsilon_factors, filled_up, silent, swapped, with_better_sign
 
 
 @register
@@ -37,6 +37,9 @@ class GradMax:
       ones are C^(−½)u, with C the covariance of what they see, u the left singular vectors of C^(−½)·M of the centred
       inputs, the sign of the larger ∂L/∂W_out, and the length that old units have; the norm's running statistics are
       those of the units.
+    - ``"epsilon"``: the paper's form, with M of the centred inputs, and a norm whose ε is 1 for the new channels. A
+      norm has one ε for all; the same comes of a factor ε on the gradient of the new rows, for good (√ε on their
+      updates under optimizers like Adam). It needs the optimizer.
     - ``"naive"``: the paper's form all the same.
 
     Units of a residual stream are made by several layers and read by several; M then goes from all that makes them to
@@ -67,16 +70,18 @@ class GradMax:
     @property
     def needs(self) -> Needs:
         """The growth matrix, and for swapped roles the covariance of the inputs."""
-        safe = self.batch_norm == "swap"
-        return {"growth": lambda axis, _: Growth(axis, centre=safe, whiten=safe)}
+        naive, swap = self.batch_norm == "naive", self.batch_norm == "swap"
+        return {"growth": lambda axis, _: Growth(axis, centre=not naive, whiten=swap)}
 
-    def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh:
+    def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Grown:
         """The values of ``num`` new units.
 
         Raises:
             NotPermissible: The growth matrix has a lower rank than ``num``.
         """
-        return filled_up(axis, self._units(seen["growth"], num), num, generator)
+        growth: Growth = seen["growth"]
+        values = filled_up(axis, self._units(growth, num), num, generator)
+        return Grown(values, gradient_factors=epsilon_factors(growth) if self.batch_norm == "epsilon" else {})
 
     def _units(self, growth: Growth, num: int) -> dict[Entry, Tensor]:
         if growth.normalised and self.batch_norm == "swap":

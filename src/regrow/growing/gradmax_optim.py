@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..evidence import Growth, Needs
-from ..method import Fresh, register
+from ..method import Grown, register
 from ..rows import expanded
 from ..structure import Axis, Entry
-from .forms import BeyondRank, Form, check_choice, filled_up, silent, swapped
+from .forms import BeyondRank, Form, check_choice, epsilon_factors, filled_up, silent, swapped
 from .gradmax import leading
 from .scaling import mean_norm
 from .silent import outgoing_gradients
@@ -61,10 +61,10 @@ class GradMaxOptim:
     @property
     def needs(self) -> Needs:
         """The growth matrix, and for swapped roles the covariance of the inputs."""
-        safe = self.batch_norm == "swap"
-        return {"growth": lambda axis, _: Growth(axis, centre=safe, whiten=safe)}
+        naive, swap = self.batch_norm == "naive", self.batch_norm == "swap"
+        return {"growth": lambda axis, _: Growth(axis, centre=not naive, whiten=swap)}
 
-    def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh:
+    def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Grown:
         """The values of ``num`` new units.
 
         Raises:
@@ -72,7 +72,8 @@ class GradMaxOptim:
         """
         growth: Growth = seen["growth"]
         count = len(leading(growth.matrix, num, axis, self.beyond_rank)[1])
-        return filled_up(axis, self._units(growth, count, generator), num, generator)
+        values = filled_up(axis, self._units(growth, count, generator), num, generator)
+        return Grown(values, gradient_factors=epsilon_factors(growth) if self.batch_norm == "epsilon" else {})
 
     def _units(self, growth: Growth, num: int, generator: torch.Generator) -> dict[Entry, Tensor]:
         if growth.normalised and self.batch_norm == "swap":
