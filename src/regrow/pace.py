@@ -2,11 +2,12 @@
 
 The factors are kept in the optimizer's state, one tensor for each dimension of a parameter, with that dimension's
 size and 1 on all others. There they follow every edit and undo, and are saved with the optimizer. They are kept as
-1 − factor, so that zero, which edits give to new entries, means nothing.
+−log(factor), so that zero, which edits give to new entries, means nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -56,7 +57,7 @@ def plan_pace(
     shape = [size if d == dim else 1 for d in range(parameter.ndim)]
     known = store.get(key)
     slower = torch.zeros(shape, device=parameter.device) if known is None else known.clone()
-    slower.index_fill_(dim, new.to(parameter.device), 1.0 - pace.factor)
+    slower.index_fill_(dim, new.to(parameter.device), -math.log(pace.factor) if pace.factor else math.inf)
     writes.planned.append(Write(lambda value: _put(store, key, value), slower, known))
     attach(optimizer)
 
@@ -96,11 +97,7 @@ def _paces(optimizer: Optimizer, kind: Kind) -> Iterator[tuple[Tensor, Tensor]]:
     for parameter, state in found.items():
         slower = [value for key, value in state.items() if key.startswith(f"{_PREFIX}{kind}")]
         if slower and parameter.grad is not None:
-            yield parameter, 1 - torch.broadcast_tensors(*slower)[0] if len(slower) == 1 else 1 - _largest(slower)
-
-
-def _largest(slower: list[Tensor]) -> Tensor:
-    return torch.stack(torch.broadcast_tensors(*slower)).amax(0)
+            yield parameter, torch.stack(torch.broadcast_tensors(*slower)).amax(0).neg().exp()
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from .amounts import Limits, named
 from .edit import Edit
 from .errors import NothingToDo
 from .operations import GROWS, PRUNES, grow_, prune_
+from .pace import attach, has_paces
 from .plan import Action, At, Chain, Every, Grow, Plan
 from .structure import Axis, Structure, analyze
 
@@ -69,6 +70,8 @@ class Shaper:
         self.generator = generator or torch.Generator().manual_seed(torch.initial_seed() % 2**63)
         self.before_edit, self.after_edit = before_edit, after_edit
         self.steps = 0
+        if has_paces(optimizer):
+            attach(optimizer)
         self._axes = {id(action): self._matching(action) for action, _ in plan.entries()}
         self._training = [(a, last) for a, last in plan.entries() if any(hasattr(a.method, part) for part in _TRAINING)]
         self._births: dict[Axis, list[int]] = {}  # the steps at which units came, of axes that have grown
@@ -198,5 +201,7 @@ class Shaper:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise ValueError(f"steps is a whole number that isn't negative, not {steps!r}.")
         self.generator.set_state(state["generator"].cpu())
+        if has_paces(self.optimizer):
+            attach(self.optimizer)
         self.steps = steps
         self._births = {self.structure[name]: list(born) for name, born in state["births"].items()}
