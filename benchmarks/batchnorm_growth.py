@@ -73,7 +73,9 @@ def main() -> None:
         for name in given.only
     ]
     missing = [] if given.summary else [c for c in wanted if not (folder / f"{c.key}.json").exists()]
-    with ProcessPoolExecutor(given.jobs) as pool, Progress() as progress:
+    # A process for each run: what torch's kernels keep for the many sizes of one run isn't given back.
+    pool = ProcessPoolExecutor(given.jobs, max_tasks_per_child=1)
+    with pool, Progress() as progress:
         bar = progress.add_task("runs", total=len(missing))
         for done in as_completed([pool.submit(_keep, setup, config, folder) for config in missing]):
             done.result()

@@ -159,6 +159,23 @@ def test_a_method_that_looks_at_the_loss_says_that_it_needs_one() -> None:
         rg.grow_(structure["conv1"], 1, rg.GradMax())
 
 
+def grown_columns(model: Any, edit: rg.Edit) -> Tensor:
+    return model[2].weight[:, edit.new]
+
+
+def test_float16_needs_a_scaled_loss() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 4)).half(), torch.randn(16, 6).half()
+    axis = rg.analyze(model, x)["0"]
+    before = snapshot(model)
+    loss = lambda scale: model(x).float().square().mean() * scale  # noqa: E731
+    with pytest.raises(ValueError, match=r"float16.*scaler\.scale"):
+        rg.grow_(axis, 2, rg.GradMax(), loss=lambda: loss(1.0))
+    assert differences(before, snapshot(model)) == []
+    edit = rg.grow_(axis, 2, rg.GradMax(), loss=lambda: loss(2.0**14))
+    assert grown_columns(model, edit).norm(dim=0).min() > 0
+
+
 @pytest.mark.parametrize("frozen", ["conv1.weight", "conv2.weight"])
 def test_units_of_frozen_weights_are_refused(frozen: str) -> None:
     model, x = zoo.build("residual"), zoo.example("residual", 4)

@@ -73,13 +73,16 @@ class _Run:
         due = self.setup.growth_steps if self.config.method is not None else []
         stairs = self._stairs()
         events = []
-        step = 0
+        step, diverged = 0, None
         while step < self.setup.steps:
-            if step in due:
-                watched = self._grow(step, {name: stair[due.index(step)] for name, stair in stairs.items()})
-                events.append(watched)
-                step += LOOK_AT[-1]
-                continue
+            if step in due and diverged is None:
+                gains = {name: stair[due.index(step)] for name, stair in stairs.items()}
+                try:
+                    events.append(self._grow(step, gains))
+                    step += LOOK_AT[-1]
+                    continue
+                except ValueError as error:  # the loss isn't finite any more
+                    diverged = str(error)
             self._train(step, self.model, self.optimizer, next(self.batches))
             step += 1
         with evaluating(self.model):
@@ -95,6 +98,7 @@ class _Run:
             "seconds": time.perf_counter() - began,
             "seconds_growing": self.seconds_growing,
             "events": events,
+            "diverged": diverged,
         }
 
     def _parts(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -45,6 +46,7 @@ def _row(order: str, name: str, runs: list[dict[str, Any]], ends: dict[str, dict
         "train_loss": statistics.mean(run["train_loss"] for run in runs),
         "test_accuracy": statistics.mean(run["test_accuracy"] for run in runs),
     }
+    row["diverged"] = sum(not math.isfinite(run["train_loss"]) or run.get("diverged") is not None for run in runs)
     closed = [
         (ends["small"][run["seed"]] - run["train_loss"]) / (ends["small"][run["seed"]] - ends["full"][run["seed"]])
         for run in runs

@@ -57,7 +57,8 @@ def gather(
 
     Raises:
         NotPermissible: There is no such evidence about an axis.
-        ValueError: The loss is no finite differentiable scalar, or there is none any more.
+        ValueError: The loss is no finite differentiable scalar, or there is none any more, or it isn't scaled and
+            gradients are in float16.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     seen = {axis: {name: make(axis, generator) for name, make in needs.items()} for axis in axes}
@@ -86,12 +87,21 @@ def _passages(axes: Sequence[Axis], loss: Callable[[], Tensor]) -> list[Passage]
     passages = recorder.passages(value)
     for passage in passages:
         for gradient in passage.ends.values():
-            if not bool(torch.isfinite(gradient).all()):
+            if gradient.dtype == torch.float16 and abs(passage.loss) < _SCALED:
+                raise ValueError(
+                    f"the gradients at what reads the units of {passage.axis.name} are in float16, and the loss isn't "
+                    "scaled: most of them vanish; return scaler.scale(loss), or use bfloat16."
+                )
+            if not bool(torch.isfinite(gradient.sum())) and not bool(torch.isfinite(gradient).all()):
                 raise ValueError(
                     f"the gradients at what reads the units of {passage.axis.name} are not finite; "
                     "lower the learning rate or the loss's scale, or leave that axis out."
                 )
     return passages
+
+
+#: A loss above this has been scaled, by a GradScaler or by being a sum, so that its gradients don't vanish in float16.
+_SCALED = 128.0
 
 
 def _check_loss(value: Any) -> None:

@@ -36,6 +36,7 @@ class Growth:
         from_right: Whether derivatives at zero are those from the right, which a tiny shift gives the units.
         moments: Mean and covariance of what the incoming weights see, if asked for and if units are normalised.
         passage: The last batch's.
+        pairs: What the last batch's is made of, if it is no more than linear calls and pointwise maps.
     """
 
     incoming: Side
@@ -45,6 +46,7 @@ class Growth:
     from_right: bool
     moments: Moments
     passage: Passage
+    pairs: Pairs | None
 
     def __init__(self, axis: Axis, centre: bool = True, whiten: bool = False) -> None:
         check_sides(axis)
@@ -55,7 +57,7 @@ class Growth:
         """See one batch."""
         if not self.batches:
             self._begin(passage)
-        pairs = Pairs.of(passage, self.from_right)
+        pairs = self.pairs = Pairs.of(passage, self.from_right)
         if pairs is not None:
             matrix = pairs.matrix(passage.ends, self.outgoing.entries, self.centre)
         else:
@@ -95,13 +97,16 @@ class Growth:
         return torch.zeros(rows, columns, dtype=exact, device=weight.device)
 
     @property
+    def sample(self) -> Passage:
+        """The last batch's passage, on some of its examples where they are many: enough to compare units."""
+        return self.passage if self.pairs is None else self.passage.first_examples(self.pairs.enough_examples())
+
+    @property
     def normalised(self) -> bool:
         """Whether a norm that uses the batch's statistics lies on the way."""
         return self.passage.normalised
 
     def _begin(self, passage: Passage) -> None:
-        if Pairs.of(passage) is None:
-            passage.check_units_apart()
         if not passage.sources or not passage.readers:
             side = "makes them of data that aren't theirs" if passage.readers else "reads them"
             raise NotPermissible(f"the units of {self.axis.name} have no growth matrix: no weight {side}.")
@@ -109,6 +114,13 @@ class Growth:
         # Where no shift can wake a unit, its derivative at zero itself is what counts, unless that is zero.
         shifts = any(entry.role == "shift" for entry in passage.read)
         for self.from_right in (True,) if shifts else (False, True):
+            pairs = Pairs.of(passage, self.from_right)
+            if pairs is not None and any(reader.slope for reader in pairs.readers):
+                self._take(passage, passage.sources)
+                self.moments = Moments(self.incoming)
+                return
+            if pairs is None:
+                passage.check_units_apart()
             if self._choose_incoming(passage):
                 self.moments = Moments(self.incoming)
                 return

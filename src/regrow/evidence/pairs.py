@@ -66,6 +66,7 @@ class Pairs:
     source: Linear
     x: Tensor
     readers: tuple[Reader, ...]
+    normed_first: bool  # whether a norm by the batch's statistics is all that sees what the source makes
 
     @classmethod
     def of(cls, passage: Passage, from_right: bool = True) -> Pairs | None:
@@ -92,6 +93,11 @@ class Pairs:
             sums, number = self.sums()
             matrix = matrix - torch.outer(sums / number, self._sent_back(reader, g.to(exact)))
         return reader.slope * matrix
+
+    def enough_examples(self) -> int:
+        """How many examples have 20 times as many positions as the source has weights for a unit."""
+        positions = [w.positions(n) for w, n in zip(self.source.windows, self.x.shape[2:], strict=True)]
+        return min(len(self.x), max(2, -(-20 * self.source.weight.tensor[0].numel() // math.prod(positions))))
 
     def sums(self) -> tuple[Tensor, int]:
         """The sum of all that the source reads, shape ``(incoming width,)``, and how many there are."""
@@ -152,18 +158,24 @@ class _Walk:
         self.weights = {s: e for s, entries in passage.entries.items() if len(entries) == 1 for e in entries}
         self.hidden: dict[int, tuple[float, float, bool]] = {}  # slot -> value and slope at zero, whether centred
         self.source: tuple[Linear, Tensor] | None = None
+        self.made = -1  # the slot of what it makes
         self.readers: list[Reader] = []
+        self.users: set[bool] = set()  # of what the source makes: whether each is a norm
 
     def run(self) -> Pairs | None:
         for step in self.passage.steps:
             slots = step.slots()
+            if self.made in slots:
+                self.users.add(step.op in NORMS and NORMS[step.op].by_batch(*step.args))
             if not (self._same_weight(step, slots) or self._linear(step) or self._pointwise(step, slots)):
                 return None
         if self.source is None or {r.end for r in self.readers} != set(self.passage.ends):
             return None
         linear, x = self.source
         shapes = {len(r.linear.windows) for r in self.readers}
-        return Pairs(linear, x, tuple(self.readers)) if shapes == {len(linear.windows)} else None
+        if shapes != {len(linear.windows)}:
+            return None
+        return Pairs(linear, x, tuple(self.readers), self.users == {True})
 
     def _same_weight(self, step: Step, slots: list[int]) -> bool:
         if step.op not in _SAME_WEIGHT or len(slots) != 1 or slots[0] not in self.weights:
@@ -183,7 +195,7 @@ class _Walk:
         if isinstance(given, Constant) and self.source is None and entry.role == "out":
             linear = Linear.of(step, entry, 0)
             if linear is not None:
-                self.source = linear, given.tensor
+                self.source, self.made = (linear, given.tensor), out
                 self.hidden[out] = 0.0, 1.0, False
                 return True
         if isinstance(given, Slot) and given.number in self.hidden and entry.role == "in":
@@ -208,7 +220,7 @@ class _Walk:
             found = (value, slope, centred) if self._keeps_rows(step) else None
         elif step.op is _aten.cat.default:
             found = (value, slope, centred) if self._beside(step) else None
-        elif torch.Tag.pointwise in step.op.tags and not any(isinstance(v, Constant) for v in _leaves(step)):
+        elif torch.Tag.pointwise in step.op.tags and not step.constants():
             derived = _derived(step, value + self.shift, slope)
             found = None if derived is None else (*derived, centred)
         else:
@@ -236,12 +248,24 @@ class _Walk:
         return dim % others[0].ndim == channels and bool(self.source[0].windows or others[0].ndim == 2)
 
 
-def _leaves(step: Step) -> list[Any]:
-    return torch.utils._pytree.tree_leaves((step.args, step.kwargs))
+#: Operator, its other arguments and the value before it -> value and slope behind it.
+_KNOWN: dict[tuple[Any, str, float], tuple[float, float] | None] = {}
 
 
 def _derived(step: Step, value: float, slope: float) -> tuple[float, float] | None:
-    """The value and the slope behind a scalar map, from the right; None behind one that has no slope."""
+    """The value and the slope behind a scalar map; None behind one that has no slope."""
+    template = step.given(dict.fromkeys(step.slots(), _HOLE))
+    key = step.op, repr(template), value
+    if key not in _KNOWN:
+        _KNOWN[key] = _at(step, value)
+    found = _KNOWN[key]
+    return None if found is None else (found[0], slope * found[1])
+
+
+_HOLE: Any = "the hidden tensor"
+
+
+def _at(step: Step, value: float) -> tuple[float, float] | None:
     x = torch.tensor(value, dtype=torch.float64, requires_grad=True)
     with torch.enable_grad():
         args, kwargs = step.given(dict.fromkeys(step.slots(), x * 1.0))
@@ -249,4 +273,4 @@ def _derived(step: Step, value: float, slope: float) -> tuple[float, float] | No
         if not y.requires_grad:
             return None
         (derivative,) = torch.autograd.grad(y, x)
-    return float(y.detach()), slope * float(derivative)
+    return float(y.detach()), float(derivative)

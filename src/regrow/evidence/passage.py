@@ -7,13 +7,12 @@ added: ``Σ ⟨∂L/∂z, z(units)⟩``. What growing methods look at are deriva
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from ..errors import NotPermissible
 from ..rows import Rows, rows_of, with_rows
@@ -28,6 +27,15 @@ class Slot(NamedTuple):
     """Stands, in a recorded call, for a tensor that follows the axis's units."""
 
     number: int
+
+
+def leaves(values: Iterable[Any]) -> Iterator[Any]:
+    """What a call's arguments hold: they are nested in lists and tuples only."""
+    for value in values:
+        if isinstance(value, (list, tuple)) and not isinstance(value, Slot):
+            yield from leaves(value)
+        else:
+            yield value
 
 
 @dataclass(eq=False)
@@ -48,8 +56,11 @@ class Step:
 
     def slots(self) -> list[int]:
         """The slots among the arguments."""
-        leaves = pytree.tree_leaves((self.args, self.kwargs), is_leaf=lambda v: isinstance(v, Slot))
-        return [leaf.number for leaf in leaves if isinstance(leaf, Slot)]
+        return [leaf.number for leaf in leaves((*self.args, *self.kwargs.values())) if isinstance(leaf, Slot)]
+
+    def constants(self) -> list[Tensor]:
+        """The tensors among the arguments that don't follow the units."""
+        return [leaf.tensor for leaf in leaves((*self.args, *self.kwargs.values())) if isinstance(leaf, Constant)]
 
     def given(self, values: dict[int, Tensor]) -> tuple[tuple, dict[str, Any]]:
         """The arguments, with these tensors in the slots."""
@@ -119,6 +130,19 @@ class Passage:
     def read(self) -> list[Entry]:
         """The entries that the recorded calls have read."""
         return [entry for entries in self.entries.values() for entry in entries]
+
+    def first_examples(self, number: int) -> Passage:
+        """The same on the first of the batch's examples, for calls to which the number of examples doesn't matter."""
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, Constant) and value.tensor.ndim > 1:
+                return Constant(value.tensor[:number])
+            return (
+                type(value)(map(cut, value)) if isinstance(value, (list, tuple)) and type(value) is not Slot else value
+            )
+
+        steps = [replace(step, args=cut(step.args)) for step in self.steps]
+        return replace(self, steps=steps, ends={slot: g[:number] for slot, g in self.ends.items()})
 
     def outputs(self, units: Rows) -> dict[int, Tensor]:
         """What the consumers put out for these units, by the slots of :attr:`ends`."""
@@ -212,7 +236,7 @@ class Passage:
         values = dict(self._roots_with(units))
         for step in self.steps if steps is None else steps:
             out = call(step.op, *step.given(values))
-            tensors = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
+            tensors = [t for t in leaves((out,)) if isinstance(t, Tensor)]
             values.update((slot, t) for slot, t in zip(step.outputs, tensors, strict=True) if slot is not None)
         return values
 
@@ -235,5 +259,5 @@ def _call(op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 def _alone(args: tuple, kwargs: dict[str, Any]) -> bool:
     """Whether the first argument is the only tensor, and one of real numbers."""
-    others = pytree.tree_leaves((args[1:], kwargs))
+    others = leaves((*args[1:], *kwargs.values()))
     return args[0].is_floating_point() and not any(isinstance(v, Tensor) for v in others)

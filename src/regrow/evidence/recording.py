@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import NotPermissible
 from ..structure import Axis
-from .passage import Constant, Passage, Slot, Step
+from .passage import Constant, Passage, Slot, Step, leaves
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ _APART = {torch.ops.aten.cat.default, torch.ops.aten.stack.default}
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(list(values)) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in leaves(values) if isinstance(leaf, Tensor)]
 
 
 def _needed(draft: _Draft, wanted: set[int]) -> list[Step]:

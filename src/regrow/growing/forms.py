@@ -49,7 +49,7 @@ def silent(growth: Growth, directions: Tensor, scale: float, new_norms: bool) ->
         units |= {e: torch.zeros_like(rows) for e, rows in units.items() if e.role == "var"}
     if new_norms:
         units |= as_made(growth.axis, len(sent))
-    return awake(growth.passage, growth.incoming, growth.outgoing, units)
+    return awake(growth.sample, growth.incoming, growth.outgoing, units)
 
 
 def swapped(growth: Growth, directions: Tensor, scale: float) -> dict[Entry, Tensor]:
@@ -61,15 +61,23 @@ def swapped(growth: Growth, directions: Tensor, scale: float) -> dict[Entry, Ten
         scale: Relative to the mean length of the old units' incoming weights.
     """
     vectors = scaled(directions, scale * mean_norm(growth.incoming.old()))
-    return calibrated(growth.passage, expanded(growth.base, len(vectors)) | growth.incoming.rows(vectors))
+    units = expanded(growth.base, len(vectors)) | growth.incoming.rows(vectors)
+    if growth.whiten and growth.normalised and growth.pairs is not None and growth.pairs.normed_first:
+        # What the norm finds is known already: the mean and the variance of w·x, as torch keeps them.
+        number = float(growth.moments.counts[0]) / growth.batches
+        variances = ((vectors @ growth.moments.covariance) * vectors).sum(1) * number / max(1.0, number - 1)
+        found = {"mean": vectors @ growth.moments.mean, "var": variances}
+        for entry in (e for e in growth.base if e.role in found):
+            units[entry] = found[entry.role][:, None].to(units[entry])
+        return units
+    return calibrated(growth.passage, units)
 
 
 def with_better_sign(growth: Growth, directions: Tensor) -> Tensor:
     """Incoming directions, each turned round if the gradient of zero outgoing weights is larger then."""
-    base = expanded(growth.base, len(directions))
     vectors = scaled(directions, mean_norm(growth.incoming.old()))
-    both = [base | growth.incoming.rows(sign * vectors) for sign in (1.0, -1.0)]
-    plus, minus = (without_outgoing(growth.passage, growth.outgoing, units).norm(dim=1) for units in both)
+    both = expanded(growth.base, 2 * len(vectors)) | growth.incoming.rows(torch.cat([vectors, -vectors]))
+    plus, minus = without_outgoing(growth.sample, growth.outgoing, both).norm(dim=1).split(len(vectors))
     return torch.where(minus > plus, -1.0, 1.0).to(directions)[:, None] * directions
 
 
