@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import regrow as rg
 import regrow.method
 import zoo
+from golden import Golden
 from state import differences, only, outputs, places, relative_change, snapshot, tensors_of, train_step
 
 #: The same functions without their types, for calls that the types forbid.
@@ -194,6 +195,37 @@ def test_random_gives_new_units_of_a_layer_of_zeros_a_finite_scale() -> None:
 def test_random_checks_its_scale(scale: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         rg.Random(scale)
+
+
+RANDOM_RUNS: dict[str, rg.Random] = {
+    "random": rg.Random(0.5, zero="incoming", distribution="uniform"),
+    "random_outzero": rg.Random(0.5, distribution="uniform"),
+    "random_eps": rg.Random(0.5, zero="incoming", epsilon=0.01, distribution="uniform"),
+}
+
+
+@pytest.mark.parametrize("run", RANDOM_RUNS)
+@pytest.mark.parametrize("case", ["dense_relu", "conv_s1s1", "conv_bn_relu"])
+def test_randoms_variants_have_the_references_lengths(case: str, run: str) -> None:
+    golden = Golden.read(case, run)
+    before, old = golden.loss().item(), golden.net[0].weight.detach().clone()
+    edit = rg.grow_(rg.analyze(golden.net, golden.x)["0"], 2, RANDOM_RUNS[run], generator=seeded())
+    received = golden.net[0].weight.detach()[edit.new].flatten(1)
+    sent = golden.net[-1].weight.detach()[:, edit.new].transpose(0, 1).flatten(1)
+    theirs = golden.weight("after__first__kernel")[-2:].flatten(1), golden.weight("after__last__kernel")[:, -2:]
+    torch.testing.assert_close(received.norm(dim=1), theirs[0].norm(dim=1), rtol=1e-5, atol=1e-12)
+    torch.testing.assert_close(sent.norm(dim=1), theirs[1].transpose(0, 1).flatten(1).norm(dim=1), rtol=1e-5, atol=0)
+    assert torch.equal(golden.net[0].weight[:-2], old)
+    if run != "random_eps":
+        assert golden.loss().item() == pytest.approx(before, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", [{"zero": "both"}, {"epsilon": -1.0}, {"scale_method": "no"}, {"distribution": "no"}]
+)
+def test_random_checks_its_choices(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        rg.Random(**options)
 
 
 # --------------------------------------------------------------------------------------------------
