@@ -64,7 +64,7 @@ def gather(
     seen = {axis: {name: make(axis, generator) for name, make in needs.items()} for axis in axes}
     model = axes[0].structure.model
     buffers = _Buffers(model)
-    with untouched(model), torch.enable_grad():
+    with untouched(model, garbage_waits=False), torch.enable_grad():
         try:
             for _ in range(batches):
                 for passage in _passages(axes, loss):

@@ -55,9 +55,10 @@ class Growth:
 
     def add(self, passage: Passage) -> None:
         """See one batch."""
+        pairs = self.pairs.of_next(passage) if self.batches and self.pairs is not None else None
         if not self.batches:
             self._begin(passage)
-        pairs = self.pairs = Pairs.of(passage, self.from_right)
+        pairs = self.pairs = Pairs.of(passage, self.from_right) if pairs is None else pairs
         if pairs is not None:
             matrix = pairs.matrix(passage.ends, self.outgoing.entries, self.centre)
         else:

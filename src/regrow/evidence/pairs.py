@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,6 +67,14 @@ class Pairs:
     x: Tensor
     readers: tuple[Reader, ...]
     normed_first: bool  # whether a norm by the batch's statistics is all that sees what the source makes
+    calls: tuple[Any, ...]  # what the passage was made of
+
+    def of_next(self, passage: Passage) -> Pairs | None:
+        """The pairs of a passage that was made of the same calls on another batch; None if it wasn't."""
+        if _calls(passage) != self.calls:
+            return None
+        inputs = (step.args[_LINEAR[step.op][0]] for step in passage.steps if step.op in _LINEAR)
+        return replace(self, x=next(x.tensor for x in inputs if isinstance(x, Constant)))
 
     @classmethod
     def of(cls, passage: Passage, from_right: bool = True) -> Pairs | None:
@@ -135,6 +143,12 @@ class Pairs:
         return total.flatten()
 
 
+def _calls(passage: Passage) -> tuple[Any, ...]:
+    """The calls of a passage with their slots and numbers."""
+    plain = (int, float, bool, Slot)
+    return tuple((step.op, step.outputs, tuple(a for a in step.args if isinstance(a, plain))) for step in passage.steps)
+
+
 def _mirrored(window: Window) -> Window:
     """Reads, at each position of the image, the hidden positions whose window has it, the last tap first."""
     reach = window.dilation * (window.kernel - 1)
@@ -175,7 +189,7 @@ class _Walk:
         shapes = {len(r.linear.windows) for r in self.readers}
         if shapes != {len(linear.windows)}:
             return None
-        return Pairs(linear, x, tuple(self.readers), self.users == {True})
+        return Pairs(linear, x, tuple(self.readers), self.users == {True}, _calls(self.passage))
 
     def _same_weight(self, step: Step, slots: list[int]) -> bool:
         if step.op not in _SAME_WEIGHT or len(slots) != 1 or slots[0] not in self.weights:

@@ -21,16 +21,20 @@ from torch.nn.modules import module as global_hooks
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module, garbage_waits: bool = True) -> Iterator[None]:
     """Whatever happens inside, mode flags and every random state are as before.
 
-    Cyclic garbage waits until the end: looking for it among all the small objects of a trace takes a fifth of the time.
+    Args:
+        model: Whose flags.
+        garbage_waits: Whether cyclic garbage waits until the end: looking for it among all the small objects of a trace
+            takes a fifth of the time.
     """
     flags = [(module, module.training) for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()
     with torch.inference_mode(False), torch.random.fork_rng(devices=_cuda_devices(model)):
-        collecting = gc.isenabled()
-        gc.disable()
+        collecting = gc.isenabled() and garbage_waits
+        if collecting:
+            gc.disable()
         try:
             yield
         finally:
