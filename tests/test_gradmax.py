@@ -343,3 +343,12 @@ def test_more_units_than_the_matrix_has_rank_are_refused_or_random() -> None:
 def test_wrong_configurations_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         rg.GradMax(**options)
+
+
+def test_many_tokens_are_compared_where_their_number_is_written_into_the_calls() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4)), torch.randn(8, 20, 3)
+    loss = lambda: model(x).square().mean()  # noqa: E731
+    before = model(x)
+    rg.grow_(rg.analyze(model, x)["0"], 2, rg.GradMax(), loss=loss)
+    torch.testing.assert_close(model(x), before)

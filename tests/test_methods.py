@@ -241,14 +241,7 @@ def test_every_new_unit_receives_gradient(name: str, variant: str, method: str) 
     for axis in growing_with(method, structure):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         loss = lambda: model(x).square().mean()  # noqa: E731
-        edit = rg.grow_(
-            axis,
-            2,
-            rg.create_method(method, **GENEROUS.get(method, {})),
-            optimizer=optimizer,
-            generator=seeded(),
-            loss=loss,
-        )
+        edit = rg.grow_(axis, 2, made(method), optimizer=optimizer, generator=seeded(), loss=loss)
         where, start = places(axis), tensors_of(model)
         train_step(model, optimizer, x)
         gradients = {n: p.grad for n, p in model.named_parameters(remove_duplicate=False)}

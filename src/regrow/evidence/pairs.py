@@ -26,6 +26,8 @@ _LINEAR = {_CONVOLUTION: (0, 1), _aten.mm.default: (0, 1), _aten.addmm.default: 
 #: Calls that leave a weight what it is, and the ones that leave every number of a hidden tensor where it is.
 _SAME_WEIGHT = {_aten.t.default, _aten._to_copy.default, _aten.detach.default, _aten.alias.default}
 _SAME_ROWS = {_aten.view.default, _aten._unsafe_view.default, _aten._to_copy.default, _aten.clone.default}
+#: Calls that are told all sizes of what they put out.
+_SIZED = {_aten.view.default, _aten._unsafe_view.default}
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Pairs:
     readers: tuple[Reader, ...]
     normed_first: bool  # whether a norm by the batch's statistics is all that sees what the source makes
     calls: tuple[Any, ...]  # what the passage was made of
+    any_number: bool  # whether the calls are the same for any number of examples
 
     def of_next(self, passage: Passage) -> Pairs | None:
         """The pairs of a passage that was made of the same calls on another batch; None if it wasn't."""
@@ -104,6 +107,8 @@ class Pairs:
 
     def enough_examples(self) -> int:
         """How many examples have 20 times as many positions as the source has weights for a unit."""
+        if not self.any_number:
+            return len(self.x)
         positions = [w.positions(n) for w, n in zip(self.source.windows, self.x.shape[2:], strict=True)]
         return min(len(self.x), max(2, -(-20 * self.source.weight.tensor[0].numel() // math.prod(positions))))
 
@@ -189,7 +194,8 @@ class _Walk:
         shapes = {len(r.linear.windows) for r in self.readers}
         if shapes != {len(linear.windows)}:
             return None
-        return Pairs(linear, x, tuple(self.readers), self.users == {True}, _calls(self.passage))
+        any_number = not any(step.op in _SIZED for step in self.passage.steps)
+        return Pairs(linear, x, tuple(self.readers), self.users == {True}, _calls(self.passage), any_number)
 
     def _same_weight(self, step: Step, slots: list[int]) -> bool:
         if step.op not in _SAME_WEIGHT or len(slots) != 1 or slots[0] not in self.weights:
@@ -245,7 +251,7 @@ class _Walk:
         return True
 
     def _keeps_rows(self, step: Step) -> bool:
-        if step.op not in (_aten.view.default, _aten._unsafe_view.default):
+        if step.op not in _SIZED:
             return True
         assert self.source is not None
         linear, _ = self.source

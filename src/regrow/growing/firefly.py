@@ -103,7 +103,12 @@ class Firefly:
 
     def _shared(self, ranked: Mapping[Axis, list[float]], most: Mapping[Axis, int], total: int) -> dict[Axis, int]:
         """The best of all axes' candidates."""
-        scored = [(s, number, axis) for number, axis in enumerate(ranked) for s in ranked[axis][: most[axis]]]
+        scored = [
+            (score, number, axis)
+            for number, axis in enumerate(ranked)
+            for score in ranked[axis][: most[axis]]
+            if math.isfinite(score)
+        ]
         if len(scored) < total:
             raise NotPermissible(f"asked for {total} new units; Firefly(new={self.new}) has {len(scored)} candidates.")
         kept = sorted(scored, key=lambda each: (-each[0], each[1]))[:total]
@@ -116,10 +121,11 @@ class Firefly:
             NotPermissible: There are fewer candidates.
         """
         candidates: Candidates = seen["candidates"]
-        if num > len(candidates.scores):
+        able = int(candidates.scores.isfinite().sum())
+        if num > able:
             raise NotPermissible(
-                f"asked for {num} new units in {axis.name}; Firefly(new={self.new}) has {len(candidates.scores)} "
-                "candidates there."
+                f"asked for {num} new units in {axis.name}; Firefly(new={self.new}) has {able} candidates there that "
+                "would get a gradient."
             )
         best = candidates.scores.argsort(descending=True, stable=True)[:num]
         return candidates.grown(best)

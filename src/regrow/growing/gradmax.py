@@ -80,10 +80,11 @@ class GradMax:
             NotPermissible: The growth matrix has a lower rank than ``num``.
         """
         growth: Growth = seen["growth"]
-        values = filled_up(axis, self._units(growth, num), num, generator)
+        values = filled_up(axis, self._units(growth, num, generator), num, generator)
         return Grown(values, gradient_factors=epsilon_factors(growth) if self.batch_norm == "epsilon" else {})
 
-    def _units(self, growth: Growth, num: int) -> dict[Entry, Tensor]:
+    def _units(self, growth: Growth, num: int, generator: torch.Generator) -> dict[Entry, Tensor]:
+        """Rows of ``num`` new units, or of as many as the growth matrix has rank if the others may be random."""
         if growth.normalised and self.batch_norm == "swap":
             whitener = growth.moments.whitener()
             left, _, _ = leading(whitener @ growth.matrix, num, growth.axis, self.beyond_rank)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..evidence import Growth, Needs
-from ..method import Grown, register
+from ..evidence import Growth
+from ..method import register
 from ..rows import expanded
-from ..structure import Axis, Entry
-from .forms import BeyondRank, Form, check_choice, epsilon_factors, filled_up, silent, swapped
-from .gradmax import leading
+from ..structure import Entry
+from .forms import silent, swapped
+from .gradmax import GradMax, leading
 from .scaling import mean_norm
 from .silent import outgoing_gradients
 
@@ -25,7 +24,7 @@ Objective = Callable[[Tensor], tuple[float, Tensor]]
 
 @register
 @dataclass(frozen=True)
-class GradMaxOptim:
+class GradMaxOptim(GradMax):
     """The largest gradient for new units, by ascent from random ones.
 
     The objective is the norm of the gradient of the side that is zero, over orthogonal weights on the other side: where
@@ -45,37 +44,15 @@ class GradMaxOptim:
     """
 
     name: ClassVar[str] = "gradmax-optim"
-    batch_norm: Form = "swap"
-    scale: float = 0.5
-    beyond_rank: BeyondRank = "error"
     steps: int = 30
 
     def __post_init__(self) -> None:
-        check_choice("batch_norm", self.batch_norm, Form)
-        check_choice("beyond_rank", self.beyond_rank, BeyondRank)
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(f"scale is a positive number, not {self.scale!r}.")
+        super().__post_init__()
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps is a positive integer, not {self.steps!r}.")
 
-    @property
-    def needs(self) -> Needs:
-        """The growth matrix, and for swapped roles the covariance of the inputs."""
-        naive, swap = self.batch_norm == "naive", self.batch_norm == "swap"
-        return {"growth": lambda axis, _: Growth(axis, centre=not naive, whiten=swap)}
-
-    def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Grown:
-        """The values of ``num`` new units.
-
-        Raises:
-            NotPermissible: The growth matrix has a lower rank than ``num``.
-        """
-        growth: Growth = seen["growth"]
-        count = len(leading(growth.matrix, num, axis, self.beyond_rank)[1])
-        values = filled_up(axis, self._units(growth, count, generator), num, generator)
-        return Grown(values, gradient_factors=epsilon_factors(growth) if self.batch_norm == "epsilon" else {})
-
     def _units(self, growth: Growth, num: int, generator: torch.Generator) -> dict[Entry, Tensor]:
+        num = len(leading(growth.matrix, num, growth.axis, self.beyond_rank)[1])
         if growth.normalised and self.batch_norm == "swap":
             return self._through_everything(growth, num, growth.moments.whitener(), 1.0, generator)
         start = _drawn(num, growth.outgoing.width, growth.matrix, generator)

@@ -20,6 +20,7 @@ from ..rows import rows_of
 from ..structure import Axis, Structure
 from ..structure.example import named_tensors
 from ..structure.running import untouched
+from .gates import scales
 
 
 def absorbed(structure: Structure, removed: Mapping[Axis, Sequence[int]]) -> dict[str, Tensor]:
@@ -29,8 +30,11 @@ def absorbed(structure: Structure, removed: Mapping[Axis, Sequence[int]]) -> dic
     doesn't depend on that. Layers that neither have a bias nor a norm with running statistics behind them take nothing.
     """
     model = structure.model
-    recorder = _FollowedBy([axis for axis in removed if axis.with_role("in")])
-    device = next(model.parameters()).device.type
+    gated = [axis for axis in removed if scales(axis) and axis.with_role("in")]
+    if not gated:  # where the weights that read a unit are its gate, it sends nothing when that is zero
+        return {}
+    recorder = _FollowedBy(gated)
+    device = scales(gated[0])[0].tensor.device.type
     with untouched(model), torch.no_grad(), torch.autocast(device, enabled=False):
         model.eval()
         with recorder:
@@ -53,8 +57,7 @@ def _constants(passage: Passage, units: Sequence[int]) -> dict[int, Tensor]:
     """What units with zero gates contribute to each output of each consumer, by the passage's ends."""
     size = passage.axis.size
     rows = {e: rows_of(e, e.tensor.detach(), size) for e in passage.read}
-    gates = [e for e in rows if e.role == "scale" and isinstance(e.tensor, nn.Parameter)]
-    shut = rows | {e: torch.zeros_like(rows[e]) for e in gates or passage.sources}
+    shut = rows | {e: torch.zeros_like(rows[e]) for e in scales(passage.axis) if e in rows}
     kept = torch.ones(size, dtype=torch.bool)
     kept[list(units)] = False
     for entry in passage.readers:

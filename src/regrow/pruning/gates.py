@@ -27,10 +27,10 @@ def gates(axis: Axis) -> tuple[Entry, ...]:
 
 
 def values(entry: Entry) -> Tensor:
-    """The part of an entry's tensor that belongs to the axis, differentiable."""
+    """The part of an entry's tensor that belongs to the axis, flat, differentiable."""
     if bool((entry.unit_of >= 0).all()):
-        return entry.tensor
-    return entry.tensor.index_select(entry.dim, entry.own_indices())
+        return entry.tensor.flatten()
+    return entry.tensor.index_select(entry.dim, entry.own_indices()).flatten()
 
 
 def magnitudes(axis: Axis) -> Tensor:

@@ -66,7 +66,7 @@ class Polarization:
         """Clamp the axis's scales to [0, 1], in place."""
         for entry in _scales(axis):
             own = entry.own_indices()
-            entry.tensor[own] = entry.tensor[own].clamp(0, 1)
+            entry.tensor.index_copy_(entry.dim, own, entry.tensor.index_select(entry.dim, own).clamp(0, 1))
 
     @torch.no_grad()
     def welcome(self, axis: Axis, new: Sequence[int], axes: Sequence[Axis]) -> None:
@@ -84,14 +84,14 @@ class Polarization:
             rows += [rows_of(e, e.tensor, other.size)[stay.to(e.tensor.device)].flatten() for e in _scales(other)]
         mean = torch.cat(rows).mean()
         for entry in _scales(axis):
-            entry.tensor[entry.indices(new)] = mean.to(entry.tensor)
+            entry.tensor.index_fill_(entry.dim, entry.indices(new), float(mean))
 
     @torch.no_grad()
     def start_(self, axes: Axis | Sequence[Axis], value: float = 0.5) -> None:
         """Set all scales to one value, as the paper does before training."""
         for axis in each(axes):
             for entry in _scales(axis):
-                entry.tensor[entry.own_indices()] = value
+                entry.tensor.index_fill_(entry.dim, entry.own_indices(), value)
 
     def score(self, axis: Axis, seen: Mapping[str, Any]) -> Tensor:
         """The mean scale of each unit, as :meth:`regrow.L1.score` has it, shape ``(axis.size,)``."""
