@@ -30,6 +30,7 @@ FORMS: dict[str, dict[str, Any] | None] = {
     "random, safe": {"method": "random"},
     "random, naive": {"method": "random", "zero": "incoming", "distribution": "uniform", "scale": 0.5},
     "gradmax, swap": {"method": "gradmax", "beyond_rank": "random"},
+    "gradmax, epsilon": {"method": "gradmax", "beyond_rank": "random", "batch_norm": "epsilon"},
     "gradmax, naive": {"method": "gradmax", "beyond_rank": "random", "batch_norm": "naive"},
     "gradmax-optim, swap": {"method": "gradmax-optim", "beyond_rank": "random"},
     "gradmax-optim, naive": {"method": "gradmax-optim", "beyond_rank": "random", "batch_norm": "naive"},
@@ -68,8 +69,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = [
         Config(name, order, seed, FORMS[name])
-        for order in given.orders
         for seed in range(given.seeds)
+        for order in given.orders
         for name in given.only
     ]
     missing = [] if given.summary else [c for c in wanted if not (folder / f"{c.key}.json").exists()]

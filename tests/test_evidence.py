@@ -242,6 +242,10 @@ PAIRS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3, 1, 2, dilation=2)),
         (4, 3, 9, 8),
     ),
+    "taps that never meet": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ELU(), nn.Conv2d(4, 5, 1)),
+        (16, 3, 2, 2),
+    ),
     "perceptron": (lambda: nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 6)), (4, 5)),
     "tokens": (lambda: nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 6)), (4, 3, 5)),
     "sequence": (lambda: nn.Sequential(nn.Conv1d(3, 4, 3), nn.Softplus(), nn.Conv1d(4, 5, 3, padding=2)), (4, 3, 9)),
@@ -265,7 +269,7 @@ def test_the_short_way_gives_the_growth_matrix_of_the_general_one(name: str, cen
     torch.testing.assert_close(growth.matrix, 2 * general, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["strided", "norm last", "normed rows"])
+@pytest.mark.parametrize("name", ["strided", "norm last", "normed rows", "taps that never meet"])
 def test_moments_are_those_of_patches(name: str) -> None:
     torch.manual_seed(0)
     build, shape = PAIRS[name]

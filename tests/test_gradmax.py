@@ -320,6 +320,41 @@ def test_swapped_units_have_a_larger_gradient_than_random_ones() -> None:
 
 
 # --------------------------------------------------------------------------------------------------
+# several layers at once
+
+
+@pytest.mark.parametrize("form", ["naive", "epsilon", "swap"])
+def test_layers_that_grow_together_get_the_gradients_of_layers_that_grow_alone(form: str) -> None:
+    def gradients(*names: str) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model: Any = nn.Sequential(*(m for _ in range(3) for m in (nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh())))
+        model, x = model.append(nn.Linear(6, 6)).double(), torch.randn(32, 6).double()
+        loss = lambda: model(x).square().sum()  # noqa: E731
+        edit = rg.grow_(
+            rg.analyze(model, x),
+            dict.fromkeys(names, 2),
+            rg.GradMax(form),  # type: ignore[arg-type]
+            loss=loss,
+            optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        )
+        loss().backward()
+        units, following = edit.units("new"), {"0": "3", "3": "6", "6": "9"}
+        return {
+            f"{name} {side}": gradient
+            for name in names
+            for side, gradient in (
+                ("in", model.get_submodule(name).weight.grad[units[name]][:, :6]),
+                ("out", model.get_submodule(following[name]).weight.grad[:6, units[name]]),
+            )
+        }
+
+    together = gradients("0", "3", "6")
+    for name in ("0", "3", "6"):
+        for part, alone in gradients(name).items():
+            torch.testing.assert_close(together[part], alone, rtol=1e-6, atol=1e-12)
+
+
+# --------------------------------------------------------------------------------------------------
 # what can't be
 
 

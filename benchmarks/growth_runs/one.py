@@ -23,6 +23,9 @@ from .setup import Setup
 #: Steps after a growth at which the losses are compared with a twin that didn't grow.
 LOOK_AT = (1, 2, 3, 5, 10, 20)
 
+#: The ε of the networks' norms.
+NORM_EPSILON = 1e-5
+
 
 @dataclass(frozen=True)
 class Config:
@@ -73,18 +76,16 @@ class _Run:
         due = self.setup.growth_steps if self.config.method is not None else []
         stairs = self._stairs()
         events = []
-        step, diverged = 0, None
-        while step < self.setup.steps:
-            if step in due and diverged is None:
+        step, diverged = 0, False
+        while step < self.setup.steps and not diverged:
+            if step in due:
                 gains = {name: stair[due.index(step)] for name, stair in stairs.items()}
-                try:
-                    events.append(self._grow(step, gains))
-                    step += LOOK_AT[-1]
-                    continue
-                except ValueError as error:  # the loss isn't finite any more
-                    diverged = str(error)
-            self._train(step, self.model, self.optimizer, next(self.batches))
-            step += 1
+                events.append(self._grow(step, gains))
+                step += LOOK_AT[-1]
+            else:
+                self._train(step, self.model, self.optimizer, next(self.batches))
+                step += 1
+            diverged = not all(bool(p.isfinite().all()) for p in self.model.parameters())
         with evaluating(self.model):
             train_loss, train_accuracy = evaluate(self.model, self._parts(self.x, self.y))
             test_loss, test_accuracy = evaluate(self.model, self._parts(*self.test))
@@ -175,7 +176,11 @@ class _Run:
         return watched
 
     def _gradient_ratios(self, new: dict[str, list[int]]) -> list[float]:
-        """For each axis the mean gradient norm of new units over that of old ones, both sides of a unit together."""
+        """For each axis the mean gradient norm of new units over that of old ones, both sides of a unit together.
+
+        Where gradients are scaled as if a norm's ε were 1, with respect to weights that are measured by that: W/√ε.
+        """
+        learning_as_if = self.config.method is not None and self.config.method.get("batch_norm") == "epsilon"
         found = []
         for name, units in new.items():
             axis = self.structure[name]
@@ -184,6 +189,8 @@ class _Run:
                 gradient = entry.tensor.grad
                 assert gradient is not None
                 rows.append(rows_of(entry, gradient, axis.size).flatten(1))
+                if learning_as_if and entry.role == "out":
+                    rows[-1][units] /= NORM_EPSILON**0.5
             norms = torch.cat(rows, 1).norm(dim=1)
             is_new = torch.zeros(axis.size, dtype=torch.bool)
             is_new[units] = True

@@ -46,7 +46,7 @@ def _row(order: str, name: str, runs: list[dict[str, Any]], ends: dict[str, dict
         "train_loss": statistics.mean(run["train_loss"] for run in runs),
         "test_accuracy": statistics.mean(run["test_accuracy"] for run in runs),
     }
-    row["diverged"] = sum(not math.isfinite(run["train_loss"]) or run.get("diverged") is not None for run in runs)
+    row["diverged"] = sum(run["diverged"] for run in runs)
     closed = [
         (ends["small"][run["seed"]] - run["train_loss"]) / (ends["small"][run["seed"]] - ends["full"][run["seed"]])
         for run in runs
@@ -57,7 +57,7 @@ def _row(order: str, name: str, runs: list[dict[str, Any]], ends: dict[str, dict
         row["gap_closed_least"] = min(closed)
     if events:
         for i, mode in enumerate(("train", "eval")):
-            row[f"jump_{mode}_largest"] = max((e["at"][i] - e["before"][i]) / e["before"][i] for e in events)
+            row[f"jump_{mode}_largest"] = max(_rise(e["before"], e["at"], e["before"], i) for e in events)
             row[f"behind_twin_{mode}_largest"] = max(_behind(e, i) for e in events)
         ratios = [ratio for event in events for ratio in event["gradient_ratio"]]
         row["gradient_ratio_median"] = statistics.median(ratios)
@@ -69,4 +69,10 @@ def _row(order: str, name: str, runs: list[dict[str, Any]], ends: dict[str, dict
 
 def _behind(event: dict[str, Any], mode: int) -> float:
     """The largest amount by which the loss is above the twin's in the steps behind a growth, relative to before."""
-    return max((event["after"][at][mode] - event["twin"][at][mode]) / event["before"][mode] for at in event["after"])
+    return max(_rise(event["twin"][at], event["after"][at], event["before"], mode) for at in event["after"])
+
+
+def _rise(one: list[float], other: list[float], relative_to: list[float], mode: int) -> float:
+    """By how much a loss is above another one; infinitely, where it isn't a number any more."""
+    rise = (other[mode] - one[mode]) / relative_to[mode]
+    return math.inf if math.isnan(rise) else rise

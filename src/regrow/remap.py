@@ -86,7 +86,8 @@ def fill_fresh(
     """Write a method's values for the fresh units of one axis into an edited tensor, in place.
 
     Without a value they become zero; in a tensor of role "free" they stay copies of the last unit, since nobody
-    knows what zero would mean there, and so does what can't be zero.
+    knows what zero would mean there, and so does what can't be zero. Between new units of two axes, the one reading
+    the other, is zero: the methods chose each axis's units as if it alone grew.
 
     Raises:
         ValueError: The value has another shape than the new units.
@@ -105,6 +106,9 @@ def fill_fresh(
     for dim, other in maps.items():
         if dim != entry.dim:
             value = _select(value, dim, other.take)
+            fresh = np.setdiff1d(np.arange(len(other.take)), other.kept[1])
+            if entry.role == "in" and not entry.nonzero and len(fresh):
+                value = value.index_fill(dim, _index(fresh, value), 0.0)
     order = np.argsort(given)
     value = _select(value, entry.dim, order[np.searchsorted(given, origins, sorter=order)])
     new.index_copy_(entry.dim, where, value.to(new))

@@ -65,7 +65,8 @@ class Moments:
     @property
     def covariance(self) -> Tensor:
         """Its covariance, shape ``(width, width)``."""
-        return self.products / self.counts[:, None] - torch.outer(self.mean, self.mean) * (self.products != 0)
+        parts = [mean.outer(mean) for mean in self.mean.split(self.side.widths)]
+        return self.products / self.counts[:, None] - torch.block_diag(*parts)
 
     def whitener(self, ridge: float = 1e-3) -> Tensor:
         """(C + ridge·tr C/width)^(−½): what is seen has no preferred direction after it.

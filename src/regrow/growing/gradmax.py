@@ -15,6 +15,7 @@ from ..evidence import Growth, Needs
 from ..method import Grown, register
 from ..structure import Axis, Entry
 from .forms import BeyondRank, Form, check_choice, epsilon_factors, filled_up, silent, swapped, with_better_sign
+from .scaling import lengths_read
 
 
 @register
@@ -39,7 +40,8 @@ class GradMax:
       those of the units.
     - ``"epsilon"``: the paper's form, with M of the centred inputs, and a norm whose ε is 1 for the new channels. A
       norm has one ε for all; the same comes of a factor ε on the gradient of the new rows, for good (√ε on their
-      updates under optimizers like Adam). It needs the optimizer.
+      updates under optimizers like Adam). It needs the optimizer. Such channels have weights √ε times as long as
+      others', and what reaches them in later growths is measured by that.
     - ``"naive"``: the paper's form all the same.
 
     Units of a residual stream are made by several layers and read by several; M then goes from all that makes them to
@@ -89,9 +91,15 @@ class GradMax:
             whitener = growth.moments.whitener()
             left, _, _ = leading(whitener @ growth.matrix, num, growth.axis, self.beyond_rank)
             return swapped(growth, with_better_sign(growth, left @ whitener), 1.0)
-        left, _, right = leading(growth.matrix, num, growth.axis, self.beyond_rank)
-        units = silent(growth, right, self.scale, new_norms=self.batch_norm == "naive")
+        reach = self._reach(growth)
+        left, _, right = leading(growth.matrix * reach, num, growth.axis, self.beyond_rank)
+        units = silent(growth, right * reach, self.scale, new_norms=self.batch_norm == "naive")
         return swapped(growth, with_better_sign(growth, left), self.scale) if units is None else units
+
+    def _reach(self, growth: Growth) -> Tensor:
+        """How far new units may reach along each outgoing weight, shape ``(width,)``."""
+        lengths = lengths_read(growth.outgoing)
+        return lengths if self.batch_norm == "epsilon" else torch.ones_like(lengths)
 
 
 def leading(matrix: Tensor, num: int, axis: Axis, beyond_rank: BeyondRank) -> tuple[Tensor, Tensor, Tensor]:
