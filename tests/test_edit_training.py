@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import regrow as rg
 import zoo
+from regrow.carry import DIVISORS
 from state import (
     differences,
     differing,
@@ -295,6 +296,48 @@ def test_other_optimizers_go_on_and_undo_too(name: str) -> None:
     rg.prune_(structure, 3, optimizer=optimizer)
     assert torch.isfinite(train_step(model, optimizer, x))
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["Adadelta", "Adagrad", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop"])
+def test_new_units_divide_by_what_the_others_do_on_average(name: str) -> None:
+    model, x = zoo.build("residual"), zoo.example("residual")
+    optimizer = getattr(torch.optim, name)(model.parameters())
+    axis = rg.analyze(model, x)["conv1"]
+    for _ in range(3):
+        train_step(model, optimizer, x)
+    old = {key: value.clone() for key, value in optimizer.state[model.conv1.weight].items()}
+    edit = rg.grow_(axis, 2, optimizer=optimizer)
+    found = {"conv1": 0, "conv2": 0}
+    for layer, dim in (("conv1", 0), ("conv2", 1)):
+        for key, value in optimizer.state[model.get_submodule(layer).weight].items():
+            if value.ndim and key in DIVISORS:
+                new, others = (value.movedim(dim, 0)[units] for units in (edit.new, slice(0, 6)))
+                torch.testing.assert_close(new, others.mean(0).expand_as(new))
+                found[layer] += 1
+    assert min(found.values()) > 0
+    assert all(torch.equal(optimizer.state[model.conv1.weight][key][:6], v) for key, v in old.items() if v.ndim)
+
+
+def test_adam_takes_no_leap_after_growth_late_in_training() -> None:
+    """With a second moment of zero the first step is 3.2 times the learning rate, and the tenth 6.5 times."""
+    moved = []
+    for step in (10, 20_000):
+        model, x = zoo.build("residual"), zoo.example("residual")
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        axis = rg.analyze(model, x)["conv1"]
+        for _ in range(10):
+            train_step(model, optimizer, x)
+        for state in optimizer.state.values():  # what they would be so late, had nothing changed
+            state["exp_avg"] /= 1 - 0.9**10
+            state["exp_avg_sq"] /= 1 - 0.999**10
+            state["exp_avg"] *= 1 - 0.9**step
+            state["exp_avg_sq"] *= 1 - 0.999**step
+            state["step"].fill_(step)
+        edit = rg.grow_(axis, 2, optimizer=optimizer, generator=torch.Generator().manual_seed(0))
+        before = model.conv2.weight.detach().clone()
+        train_step(model, optimizer, x)
+        moved.append((model.conv2.weight.detach() - before)[:, edit.new].norm())
+    assert moved[1] <= 1.2 * moved[0]
 
 
 def test_lbfgs_goes_on_or_is_refused() -> None:

@@ -29,8 +29,8 @@ class Setup:
     """
 
     data: Path
-    images: int = 10_000
-    epochs: int = 16
+    images: int = 8_000
+    epochs: int = 10
     events: int = 6
     width: float = 0.25
     start: float = 0.25
@@ -71,7 +71,7 @@ class Setup:
             for i, layer in enumerate(features):
                 if isinstance(layer, nn.BatchNorm2d):
                     features[i], features[i + 1] = features[i + 1], layer
-        return network
+        return network.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
     def load(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Training images and labels, test images and labels, as the network takes them."""

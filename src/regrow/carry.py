@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from .transaction import Transaction
 
 
+#: What optimizers call the sizes of past gradients, by which they divide. At zero, new entries would leap: in a long
+#: run of Adam's by more than six times the learning rate a step.
+DIVISORS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum", "step_size"})
+
+
 @dataclass(frozen=True)
 class Follower:
     """A tensor that mirrors a parameter's shape; "grad", or an entry of the optimizer's state."""
@@ -22,6 +27,11 @@ class Follower:
     key: str
     tensor: Tensor
     state: dict[str, Any]
+
+    @property
+    def divides(self) -> bool:
+        """Whether it measures past gradients, so that zero isn't what a new entry begins with."""
+        return self.key in DIVISORS
 
     def plan(self, writes: Transaction, new: Tensor) -> None:
         """Plan to replace it."""

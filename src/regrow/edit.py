@@ -5,7 +5,7 @@ Everything is checked and computed before the first write; if a write fails, tho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,17 +17,15 @@ from torch.optim import Optimizer
 
 from .carry import check_holds, followers, plan_resets, resets, warn_of_reset
 from .errors import NotPermissible
+from .filling import filled
 from .pace import Pace, plan_pace
-from .remap import DimMaps, fill_fresh, mapped, unmapped
+from .remap import DimMaps, fill_with_means, mapped, unmapped
 from .structure import Axis, Entry, Structure
 from .structure.declared import outdated_sizes
 from .structure.example import named_tensors, tensors_in
-from .structure.maps import FRESH, PlaceMap, fresh_summed, plan, run_of
+from .structure.maps import FRESH, PlaceMap, plan, run_of
 from .structure.running import untouched
 from .transaction import Transaction, Write
-
-#: Fresh values are written in this order: what consumes a new unit has the last word.
-_FILL_ORDER = ("out", "scale", "shift", "mean", "var", "free", "tied", "in")
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ def apply(
     action: str,
     method: str = "",
     changed: Mapping[str, Tensor] | None = None,
-    paces: Mapping[Axis, Mapping[Entry, Pace]] | None = None,
+    paces: Mapping[Axis, Mapping[Entry, Sequence[Pace]]] | None = None,
 ) -> Edit:
     """Apply index maps to a model: the one way in which shapes change.
 
@@ -202,7 +200,7 @@ def apply(
     changed = {} if changed is None else changed
     by_tensor |= {name: {} for name in changed if name not in by_tensor}
     tensors = {name: structure.tensor(name) for name in by_tensor}
-    edited = _edited({**tensors, **changed}, by_tensor, maps, values)
+    edited = filled({**tensors, **changed}, by_tensor, maps, values)
     if optimizer is not None:
         check_holds(optimizer, tensors.values())
     unable = {} if optimizer is None else resets(optimizer, set(tensors.values()))
@@ -228,34 +226,6 @@ def apply(
     if optimizer is not None:
         warn_of_reset(optimizer, unable.values())
     return edit
-
-
-def _edited(
-    tensors: Mapping[str, Tensor],
-    by_tensor: Mapping[str, DimMaps],
-    maps: Mapping[Axis, np.ndarray],
-    values: Mapping[Axis, Mapping[Entry, Tensor]],
-) -> dict[str, Tensor]:
-    """The tensors as they will be, fresh units filled in."""
-    templates = {e.name for axis in maps for e in axis.entries if e.role == "free" or (e.role == "in" and e.nonzero)}
-    edited = {
-        name: mapped(tensor.detach(), by_tensor[name], fill=None if name in templates else 0.0)
-        for name, tensor in tensors.items()
-    }
-    filled: set[str] = set()
-    for role in _FILL_ORDER:
-        for axis, index_map in maps.items():
-            for entry in axis.with_role(role) if (index_map == FRESH).any() else ():
-                value = values.get(axis, {}).get(entry)
-                if value is not None or entry.name in filled | templates:
-                    fill_fresh(edited[entry.name], axis, entry, by_tensor[entry.name], index_map, value)
-                    filled.add(entry.name)
-    for axis, index_map in maps.items():
-        for entry in axis.entries:
-            silent = fresh_summed(by_tensor[entry.name][entry.dim], entry, index_map)
-            if len(silent):
-                edited[entry.name].index_fill_(entry.dim, torch.from_numpy(silent).to(entry.tensor.device), 0.0)
-    return edited
 
 
 def _check_unchanged(maps: Mapping[Axis, np.ndarray]) -> None:
@@ -310,6 +280,8 @@ def _carry(
         if loses:
             left[follower.key] = follower.tensor
         moved = mapped(follower.tensor, maps, fill=0.0)
+        if follower.divides:
+            fill_with_means(moved, maps)
         if follower.key == "grad":
             grad = moved
         else:
@@ -343,12 +315,13 @@ def _plan_paces(
     writes: Transaction,
     optimizer: Optimizer,
     new: Mapping[str, list[int]],
-    paces: Mapping[Axis, Mapping[Entry, Pace]],
+    paces: Mapping[Axis, Mapping[Entry, Sequence[Pace]]],
 ) -> None:
     for axis, of_entries in paces.items():
-        for entry, pace in of_entries.items():
+        for entry, of_entry in of_entries.items():
             size = len(entry.unit_of)
-            plan_pace(writes, optimizer, entry.tensor, size, entry.dim, entry.indices(new[axis.name]), pace)
+            for pace in of_entry:
+                plan_pace(writes, optimizer, entry.tensor, size, entry.dim, entry.indices(new[axis.name]), pace)
 
 
 def _owners(model: nn.Module, tensors: Iterable[Tensor]) -> list[nn.Module]:

@@ -200,19 +200,21 @@ def _grown(method: Any, axis: Axis, num: int, seen: Mapping[str, Any], generator
 
 def _paces(
     grown: Mapping[Axis, Grown], lr_factor: float, optimizer: Optimizer | None, method: Any
-) -> dict[Axis, dict[Entry, Pace]]:
+) -> dict[Axis, dict[Entry, list[Pace]]]:
     """How new units learn, where that isn't as fast as the others."""
     if isinstance(lr_factor, bool) or not isinstance(lr_factor, (int, float)) or not 0 <= lr_factor < math.inf:
         raise ValueError(f"lr_factor is a number that isn't negative, not {lr_factor!r}.")
-    paces: dict[Axis, dict[Entry, Pace]] = {axis: {} for axis in grown}
+    paces: dict[Axis, dict[Entry, list[Pace]]] = {axis: {} for axis in grown}
     for axis, each in grown.items():
         if lr_factor != 1:
             learning = [e for e in axis.entries if isinstance(e.tensor, nn.Parameter)]
-            paces[axis] = dict.fromkeys(learning, Pace("update", lr_factor))
+            paces[axis] = {entry: [Pace("update", lr_factor)] for entry in learning}
         for entry, factor in each.gradient_factors.items():
-            # What a gradient is multiplied with is lost on optimizers that divide by its size.
-            plain = isinstance(optimizer, torch.optim.SGD)
-            paces[axis][entry] = Pace("gradient", factor) if plain else Pace("update", lr_factor * factor**0.5)
+            if isinstance(optimizer, torch.optim.SGD):
+                paces[axis].setdefault(entry, []).append(Pace("gradient", factor))
+            else:  # optimizers that divide by a gradient's size undo a factor on it, but want it like the others'
+                root = factor**0.5
+                paces[axis][entry] = [Pace("gradient", root), Pace("update", lr_factor * root)]
     if optimizer is None and any(paces.values()):
         raise ValueError(
             f"these units of {method.name} learn at a pace of their own: pass the optimizer that trains them."
