@@ -70,6 +70,9 @@ def test_paces_follow_edits_and_leave_with_their_undoing() -> None:
     assert not has_paces(optimizer)
     assert differences(before, snapshot(model, optimizer)) == []
     rg.grow_(structure["0"], 3, optimizer=optimizer, lr_factor=0.0)
+    between = snapshot(model, optimizer)
+    rg.grow_(structure["0"], 2, optimizer=optimizer, lr_factor=0.5).undo_()
+    assert differences(between, snapshot(model, optimizer)) == []
     rg.grow_(structure["0"], 2, optimizer=optimizer)
     rg.prune_(structure["0"], [0, 7], optimizer=optimizer)
     start = model[2].weight.detach().clone()

@@ -107,6 +107,8 @@ class Edit:
         for name, past in self._past.items():
             _check_sizes(name, self.structure.tensor(name), {d: len(p.take) for d, p in past.maps.items()})
         with Transaction() as writes:
+            writes.planned += [write.reversed() for write in reversed(self._bookkeeping)]
+            writes.run()
             for name, past in self._past.items():
                 tensor = self.structure.tensor(name)
                 grad = tensor.grad
@@ -117,7 +119,6 @@ class Edit:
                     else:
                         follower.plan(writes, before)
                 writes.tensor(tensor, past.before(tensor), grad)
-            writes.planned += [write.reversed() for write in reversed(self._bookkeeping)]
             writes.run()
         self.structure.edits.remove(self._token)
 
