@@ -5,7 +5,7 @@ growth the loss is looked at on fixed images, in train and in eval mode, before 
 behind, beside a twin that didn't grow. At the end the training loss, in eval mode over all training images, is compared
 with that of networks that had the small and the full widths all along, for as many epochs.
 
-Runs that have been done are kept in a folder and not done again.
+Runs that have been done are kept, a line each, in a file that is committed beside the results, and aren't done again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from common import RESULTS
 from growth_runs import Config, Setup, run
-from growth_runs.summary import summarise
+from growth_runs.summary import finite, summarise
 from rich.progress import Progress
 
 ORDERS = ("conv-norm-relu", "conv-relu-norm")
@@ -42,7 +42,7 @@ FORMS: dict[str, dict[str, Any] | None] = {
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10 as parquet files")
-    parser.add_argument("--store", type=Path, default=Path("runs/batchnorm_growth"), help="where runs are kept")
+    parser.add_argument("--store", type=Path, default=RESULTS / "batchnorm_growth.jsonl", help="where runs are kept")
     parser.add_argument("--images", type=int, default=Setup.images)
     parser.add_argument("--epochs", type=int, default=Setup.epochs)
     parser.add_argument("--seeds", type=int, default=3)
@@ -53,36 +53,41 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _keep(setup: Setup, config: Config, folder: Path) -> None:
-    result = run(setup, config)
-    path = folder / f"{config.key}.json"
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(result))
-    partial.replace(path)
+def _kept(store: Path, setup: Setup) -> dict[str, dict[str, Any]]:
+    """Key -> run, of those of this setup."""
+    runs = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
+    return {run["key"]: run for run in runs if run["setup"] == setup.plain}
+
+
+def _keep(store: Path, setup: Setup, config: Config, result: dict[str, Any]) -> None:
+    before = store.read_text() if store.exists() else ""
+    partial = store.with_suffix(".part")  # so that a kill leaves no half line
+    partial.write_text(before + json.dumps(finite({"key": config.key, "setup": setup.plain, **result})) + "\n")
+    partial.replace(store)
 
 
 def main() -> None:
     """Do the runs that are missing, and summarise all."""
     given = _arguments()
     setup = Setup(given.data, given.images, given.epochs)
-    folder = given.store / f"{setup.images}x{setup.epochs}"
-    folder.mkdir(parents=True, exist_ok=True)
     wanted = [
         Config(name, order, seed, FORMS[name])
         for seed in range(given.seeds)
         for order in given.orders
         for name in given.only
     ]
-    missing = [] if given.summary else [c for c in wanted if not (folder / f"{c.key}.json").exists()]
+    kept = _kept(given.store, setup)
+    missing = [] if given.summary else [config for config in wanted if config.key not in kept]
     # A process for each run: what torch's kernels keep for the many sizes of one run isn't given back.
     pool = ProcessPoolExecutor(given.jobs, max_tasks_per_child=1)
     with pool, Progress() as progress:
         bar = progress.add_task("runs", total=len(missing))
-        for done in as_completed([pool.submit(_keep, setup, config, folder) for config in missing]):
-            done.result()
+        running = {pool.submit(run, setup, config): config for config in missing}
+        for done in as_completed(running):
+            _keep(given.store, setup, running[done], done.result())
             progress.advance(bar)
-    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    summarise(setup, runs, RESULTS / "batchnorm_growth.json")
+    runs = _kept(given.store, setup)
+    summarise(setup, [runs[key] for key in sorted(runs)], RESULTS / "batchnorm_growth.json")
 
 
 if __name__ == "__main__":

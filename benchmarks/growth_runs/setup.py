@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,11 @@ class Setup:
     weight_decay: float = 5e-4
     probe: int = 512
     method_batches: int = 4
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What tells one setup from another, as JSON has it."""
+        return {key: value for key, value in asdict(self).items() if key != "data"}
 
     @property
     def steps(self) -> int:

@@ -6,7 +6,6 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,19 @@ def summarise(setup: Setup, runs: Sequence[dict[str, Any]], path: Path) -> None:
         for name in dict.fromkeys(run["name"] for run in here):
             rows.append(_row(order, name, [run for run in here if run["name"] == name], ends))
     question = "What does growth do under batch norm, to the loss at once and for good?"
-    result = {"question": question, "setup": _plain(setup), "rows": rows}
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    result = {"question": question, "setup": setup.plain, "rows": rows}
+    path.write_text(json.dumps(finite(result), indent=2, allow_nan=False) + "\n")
     for row in rows:
         print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
 
 
-def _plain(setup: Setup) -> dict[str, Any]:
-    return {key: value for key, value in asdict(setup).items() if key != "data"}
+def finite(value: Any) -> Any:
+    """The same with None for what isn't a finite number, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _row(order: str, name: str, runs: list[dict[str, Any]], ends: dict[str, dict[int, float]]) -> dict[str, Any]:
@@ -43,12 +47,13 @@ def _row(order: str, name: str, runs: list[dict[str, Any]], ends: dict[str, dict
         "order": order,
         "form": name,
         "seeds": len(runs),
-        "train_loss": statistics.mean(run["train_loss"] for run in runs),
+        "train_loss": statistics.mean(_number(run["train_loss"]) for run in runs),
         "test_accuracy": statistics.mean(run["test_accuracy"] for run in runs),
     }
     row["diverged"] = sum(run["diverged"] for run in runs)
     closed = [
-        (ends["small"][run["seed"]] - run["train_loss"]) / (ends["small"][run["seed"]] - ends["full"][run["seed"]])
+        (ends["small"][run["seed"]] - _number(run["train_loss"]))
+        / (ends["small"][run["seed"]] - ends["full"][run["seed"]])
         for run in runs
         if run["seed"] in ends["small"] and run["seed"] in ends["full"]
     ]
@@ -59,10 +64,10 @@ def _row(order: str, name: str, runs: list[dict[str, Any]], ends: dict[str, dict
         for i, mode in enumerate(("train", "eval")):
             row[f"jump_{mode}_largest"] = max(_rise(e["before"], e["at"], e["before"], i) for e in events)
             row[f"behind_twin_{mode}_largest"] = max(_behind(e, i) for e in events)
-        ratios = [ratio for event in events for ratio in event["gradient_ratio"]]
+        ratios = [_number(ratio) for event in events for ratio in event["gradient_ratio"]]
         row["gradient_ratio_median"] = statistics.median(ratios)
         row["gradient_ratio_least"], row["gradient_ratio_largest"] = min(ratios), max(ratios)
-        row["rotation_degrees"] = statistics.mean(e["rotation_degrees"] for e in events)
+        row["rotation_degrees"] = statistics.mean(_number(e["rotation_degrees"]) for e in events)
         row["no_jump"] = max(row["jump_train_largest"], row["jump_eval_largest"]) <= NO_JUMP
     return row
 
@@ -72,7 +77,11 @@ def _behind(event: dict[str, Any], mode: int) -> float:
     return max(_rise(event["twin"][at], event["after"][at], event["before"], mode) for at in event["after"])
 
 
-def _rise(one: list[float], other: list[float], relative_to: list[float], mode: int) -> float:
+def _rise(one: list[float | None], other: list[float | None], relative_to: list[float | None], mode: int) -> float:
     """By how much a loss is above another one; infinitely, where it isn't a number any more."""
-    rise = (other[mode] - one[mode]) / relative_to[mode]
-    return math.inf if math.isnan(rise) else rise
+    a, b, scale = one[mode], other[mode], relative_to[mode]
+    return math.inf if a is None or b is None or scale is None else (b - a) / scale
+
+
+def _number(value: float | None) -> float:
+    return math.inf if value is None else value
