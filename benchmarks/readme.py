@@ -88,6 +88,20 @@ def fill(page: Path, blocks: dict[str, str]) -> None:
     page.write_text(text)
 
 
+def second_moments() -> str:
+    """What a growth does to the loss under a late Adam, for both ways to begin."""
+    found = json.loads((RESULTS / "second_moments.json").read_text())
+    rows = [
+        "| method | begins with | largest step / learning rate | loss above not growing: 1 step on | most in 40 steps |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in found["rows"]:
+        after, worst = ([row[f"{what}_{mode}"] for mode in ("train", "eval")] for what in ("after_1", "worst"))
+        shown = (f"{pair[0]:+.3f} train, {pair[1]:+.3f} eval" for pair in (after, worst))
+        rows.append(f"| {row['method']} | {row['begins_with']} | {row['largest_step']:.1f} | {' | '.join(shown)} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="?")
@@ -95,6 +109,7 @@ def main() -> None:
     blocks = {"structure": structure_table(), "measured": measured()}
     fill(ROOT / "README.md", blocks if runs is None else {**blocks, "run": run_table(runs)})
     fill(ROOT / "docs" / "structure.md", {"coverage": coverage()})
+    fill(ROOT / "docs" / "methods.md", {"second moments": second_moments()})
 
 
 if __name__ == "__main__":

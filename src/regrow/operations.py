@@ -51,7 +51,8 @@ def grow_(
         amount: Units for each axis (int), a fraction of each axis's size (float, at least one unit), or a mapping
             from axis names to either.
         method: A method with ``fresh``; :class:`regrow.Random` by default.
-        optimizer: Its state follows: the old units' is kept to the bit, the new units' is zero.
+        optimizer: Its state follows: the old units' is kept to the bit, the new units' is zero, but second moments and
+            whatever else divides a step, which are the mean of the axis's other units.
         generator: Where randomness comes from; by default one seeded by torch's initial seed and the number of
             edits so far. The global random state is never touched.
         loss, batches: A callable without arguments that returns a differentiable scalar, and how often it is
@@ -121,7 +122,9 @@ def prune_(
             the scores, or a :class:`regrow.Budget`; or, for one axis, the units to remove.
         method: A method with ``score``; :class:`regrow.L1` by default.
         optimizer: Its state follows.
-        generator, loss, batches: As for :func:`grow_`.
+        generator: As for :func:`grow_`.
+        loss, batches: As for :func:`grow_`; methods that absorb what units send, as :class:`regrow.L1`, do so by its
+            mean on these batches, and let running statistics follow.
         round_to: Sizes become multiples of this, by removing a little less.
         min_size, max_size: What each new size is at least and at most; at least one unit always stays.
         protect: Names or patterns of axes that stay as they are; for one axis, units that stay; or a mapping from axis
@@ -146,7 +149,8 @@ def prune_(
         raise NothingToDo("nothing to prune: every axis is at its smallest size or protected.")
     maps = {axis: np.setdiff1d(np.arange(axis.size), units) for axis, units in removed.items()}
     structure = next(iter(removed)).structure
-    changed = absorbed(structure, removed) if name and getattr(method, "absorb", False) else {}
+    absorbs = name and getattr(method, "absorb", False)
+    changed = absorbed(structure, removed, loss, batches) if absorbs else {}
     return apply(structure, maps, {}, optimizer, "prune", name, changed)
 
 

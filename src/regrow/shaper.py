@@ -99,8 +99,7 @@ class Shaper:
         """
         terms = []
         for method, axes in self._active("penalty"):
-            jointly = getattr(method, "jointly", False)
-            terms += [method.penalty(axes)] if jointly else [method.penalty(axis) for axis in axes]
+            terms += [method.penalty(part) for part in _parts(method, axes)]
         return sum(terms[1:], terms[0]) if terms else torch.zeros(())
 
     def _active(self, part: str) -> list[tuple[Any, list[Axis]]]:
@@ -130,8 +129,8 @@ class Shaper:
             NotPermissible: An action can't be done; nothing of that action has been done then.
         """
         for method, axes in self._active("project"):
-            for axis in axes:
-                method.project(axis)
+            for part in _parts(method, axes):
+                method.project(part)
         self.steps += 1
         edits = []
         for action in self.plan.due(self.steps):
@@ -205,3 +204,8 @@ class Shaper:
             attach(self.optimizer)
         self.steps = steps
         self._births = {self.structure[name]: list(born) for name, born in state["births"].items()}
+
+
+def _parts(method: Any, axes: list[Axis]) -> list[Any]:
+    """What a method is given that acts while training: each axis, or all of them jointly."""
+    return [axes] if getattr(method, "jointly", False) else axes

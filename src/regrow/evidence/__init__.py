@@ -5,7 +5,8 @@ A method says what it needs, and gets it as ``seen``; nothing is computed that n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from .growth import Growth
 from .passage import Passage
 from .recording import Recorder
 
-__all__ = ["Evidence", "Growth", "Needs", "Passage", "gather"]
+__all__ = ["Evidence", "Growth", "Needs", "Passage", "computed", "gather", "looking"]
 
 
 class Evidence(Protocol):
@@ -62,28 +63,35 @@ def gather(
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     seen = {axis: {name: make(axis, generator) for name, make in needs.items()} for axis in axes}
-    model = axes[0].structure.model
+    with looking(axes[0].structure.model, batches) as rounds:
+        for _ in rounds:
+            for passage in _passages(axes, loss):
+                for evidence in seen[passage.axis].values():
+                    evidence.add(passage)
+    return seen
+
+
+@contextlib.contextmanager
+def looking(model: nn.Module, batches: int) -> Iterator[Iterator[int]]:
+    """Rounds in which the model may be run and differentiated, and which leave nothing behind."""
     buffers = _Buffers(model)
+
+    def rounds() -> Iterator[int]:
+        for number in range(batches):
+            yield number
+            buffers.restore()
+
     with untouched(model, garbage_waits=False), torch.enable_grad():
         try:
-            for _ in range(batches):
-                for passage in _passages(axes, loss):
-                    for evidence in seen[passage.axis].values():
-                        evidence.add(passage)
-                buffers.restore()
+            yield rounds()
         finally:
             buffers.restore()
-    return seen
 
 
 def _passages(axes: Sequence[Axis], loss: Callable[[], Tensor]) -> list[Passage]:
     recorder = Recorder(axes)
     with recorder:
-        try:
-            value = loss()
-        except StopIteration as error:
-            raise ValueError("the loss has no batch left: it raised StopIteration; give it a fresh loader.") from error
-    _check_loss(value)
+        value = computed(loss)
     passages = recorder.passages(value)
     for passage in passages:
         for gradient in passage.ends.values():
@@ -104,7 +112,16 @@ def _passages(axes: Sequence[Axis], loss: Callable[[], Tensor]) -> list[Passage]
 _SCALED = 128.0
 
 
-def _check_loss(value: Any) -> None:
+def computed(loss: Callable[[], Tensor]) -> Tensor:
+    """The loss on its next batch.
+
+    Raises:
+        TypeError, ValueError: It is no finite differentiable scalar, or there is no batch left.
+    """
+    try:
+        value: Any = loss()
+    except StopIteration as error:
+        raise ValueError("the loss has no batch left: it raised StopIteration; give it a fresh loader.") from error
     if not isinstance(value, Tensor):
         raise TypeError(f"loss returns a scalar tensor, not {type(value).__name__}.")
     if value.numel() != 1:
@@ -113,6 +130,7 @@ def _check_loss(value: Any) -> None:
         raise ValueError("loss returns a tensor without a gradient; compute it from the model outside torch.no_grad().")
     if not bool(torch.isfinite(value)):
         raise ValueError(f"the loss is {value.item()} on these batches; nothing can be learned from it.")
+    return value
 
 
 class _Buffers:

@@ -1,13 +1,14 @@
-"""The constant that pruned units still send goes into the next layer, so that nothing changes with them.
+"""What pruned units still send goes into the next layer, so that little changes with them.
 
 A unit whose gate is zero, batch norm's γ say, still sends the activation of its shift β, the same for every input. What
 that contributes to the next layer is a constant for each of its outputs (but at borders that are padded with zeros):
-it is added to the layer's bias, or taken off the running mean of the norm behind it.
+it is added to the layer's bias, or taken off the running mean of the norm behind it. Where the loss can be computed
+the mean of what units send goes there, whatever their gates are: see :mod:`regrow.pruning.recalibration`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,30 +22,55 @@ from ..structure import Axis, Structure
 from ..structure.example import named_tensors
 from ..structure.running import untouched
 from .gates import scales
+from .recalibration import recalibrated
 
 
-def absorbed(structure: Structure, removed: Mapping[Axis, Sequence[int]]) -> dict[str, Tensor]:
-    """The tensors that take what the removed units send where their gates are zero, as they will be, by name.
+def absorbed(
+    structure: Structure,
+    removed: Mapping[Axis, Sequence[int]],
+    loss: Callable[[], Tensor] | None = None,
+    batches: int = 1,
+) -> dict[str, Tensor]:
+    """The tensors that take what the removed units send, as they will be, by name.
 
-    Runs the model once in eval mode on the example that it was analysed on: what a unit sends whose gate is zero
-    doesn't depend on that. Layers that neither have a bias nor a norm with running statistics behind them take nothing.
+    Runs the model once in eval mode on the example that it was analysed on. Layers that neither have a bias nor a norm
+    with running statistics behind them take nothing.
+
+    Args:
+        structure: Of the model.
+        removed: The units that will go.
+        loss: Called on a few batches; the means of what units send on them are taken. Without it only units whose gates
+            are zero are counted with: what those send doesn't depend on the data.
+        batches: How many.
+
+    Raises:
+        TypeError, ValueError: The loss is no finite differentiable scalar, or there is no batch left.
     """
-    model = structure.model
-    gated = [axis for axis in removed if scales(axis) and axis.with_role("in")]
-    if not gated:  # where the weights that read a unit are its gate, it sends nothing when that is zero
-        return {}
-    recorder = _FollowedBy(gated)
-    device = scales(gated[0])[0].tensor.device.type
-    with untouched(model), torch.no_grad(), torch.autocast(device, enabled=False):
-        model.eval()
-        with recorder:
-            structure.run_example()
-        constants = [_constants(passage, removed[passage.axis]) for passage in recorder.outlines()]
-    names = {tensor: name for name, tensor in named_tensors(model).items()}
+    read = [axis for axis in removed if axis.with_role("in")]
+    # Where the weights that read a unit are its gate, it sends nothing when that is zero.
+    axes = read if loss is not None else [axis for axis in read if scales(axis)]
+    names = {tensor: name for name, tensor in named_tensors(structure.model).items()}
+    recorder = _FollowedBy(axes)
+    device = next(iter(names)).device.type
+    with untouched(structure.model), torch.no_grad(), torch.autocast(device, enabled=False):
+        structure.model.eval()
+        if axes:
+            with recorder:
+                structure.run_example()
+        if loss is None:
+            return _shut(recorder, removed, names)
+    biases = {names[taker] for taker, sign in recorder.takers.values() if sign > 0 and taker in names}
+    return recalibrated(structure, removed, biases, loss, batches)
+
+
+def _shut(
+    recorder: _FollowedBy, removed: Mapping[Axis, Sequence[int]], names: Mapping[Tensor, str]
+) -> dict[str, Tensor]:
+    """What takes the constants of units with zero gates."""
     changed: dict[str, Tensor] = {}
-    for passage, found in zip(recorder.outlines(), constants, strict=True):
+    for passage in recorder.outlines():
         taken = set()
-        for slot, constant in found.items():
+        for slot, constant in _constants(passage, removed[passage.axis]).items():
             taker, sign = recorder.takers.get((passage.axis, slot), (None, 0.0))
             if taker in names and taker not in taken:  # a layer that is used twice takes it once
                 before = changed.get(names[taker], taker.detach())

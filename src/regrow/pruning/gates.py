@@ -28,7 +28,7 @@ def gates(axis: Axis) -> tuple[Entry, ...]:
 
 def values(entry: Entry) -> Tensor:
     """The part of an entry's tensor that belongs to the axis, flat, differentiable."""
-    if bool((entry.unit_of >= 0).all()):
+    if entry.whole:
         return entry.tensor.flatten()
     return entry.tensor.index_select(entry.dim, entry.own_indices()).flatten()
 

@@ -26,12 +26,13 @@ class L1:
     axis's average, so that it can be ranked beside scales, whose usual value is 1.
 
     What a pruned unit still sends where its gate is zero, the activation of its shift β, is the same for all inputs,
-    and goes into the next layer's bias, or the running mean of the norm behind it.
+    and goes into the next layer's bias, or the running mean of the norm behind it. Where the loss can be computed, the
+    mean of what units send goes there whatever their gates are, and running statistics follow, means and variances.
 
     Args:
         strength: λ, not negative; network slimming uses 1e-4 with batch norm.
         grace: For how many steps after they have come new units aren't pruned, when a plan grows them.
-        absorb: Whether the constant that pruned units still send goes into the next layer.
+        absorb: Whether what pruned units still send goes into the next layer.
 
     Liu et al., "Learning Efficient Convolutional Networks through Network Slimming" (ICCV 2017). The released
     code ranks the signed γ, so that every negative scale is pruned; here it is |γ|, as in the paper.
@@ -49,8 +50,8 @@ class L1:
 
     def penalty(self, axes: Axis | Sequence[Axis]) -> Tensor:
         """``strength`` times the L1 norm of the gates of an axis, or of several: a scalar."""
-        terms = [values(entry).abs().sum() for axis in each(axes) for entry in gates(axis)]
-        return self.strength * (terms[0] if len(terms) == 1 else torch.stack(terms).sum())
+        found = torch.cat([values(entry) for axis in each(axes) for entry in gates(axis)])
+        return self.strength * torch.linalg.vector_norm(found, 1)
 
     def score(self, axis: Axis, seen: Mapping[str, Any]) -> Tensor:
         """The mean magnitude of each unit's gates, shape ``(axis.size,)``."""

@@ -33,7 +33,7 @@ class Polarization:
         strength: λ, not negative.
         t: Weight of the L1 term, from −2 to 2: larger is sparser.
         grace: For how many steps after they have come new units aren't pruned, when a plan grows them.
-        absorb: Whether the constant that pruned units still send goes into the next layer; see :class:`regrow.L1`.
+        absorb: Whether what pruned units still send goes into the next layer; see :class:`regrow.L1`.
 
     Zhuang et al., "Neuron-level Structured Pruning using Polarization Regularizer" (NeurIPS 2020), who start scales at
     0.5: see :meth:`start_`. Where there is no batch norm, :func:`regrow.add_gates_` makes scales.
@@ -59,14 +59,18 @@ class Polarization:
             ValueError: An axis has no scales.
         """
         gamma = torch.cat([values(entry) for axis in each(axes) for entry in _scales(axis)])
-        return self.strength * (self.t * gamma.abs().sum() - (gamma - gamma.mean()).abs().sum())
+        norm = torch.linalg.vector_norm
+        return self.strength * (self.t * norm(gamma, 1) - norm(gamma - gamma.mean(), 1))
 
     @torch.no_grad()
-    def project(self, axis: Axis) -> None:
-        """Clamp the axis's scales to [0, 1], in place."""
-        for entry in _scales(axis):
-            own = entry.own_indices()
-            entry.tensor.index_copy_(entry.dim, own, entry.tensor.index_select(entry.dim, own).clamp(0, 1))
+    def project(self, axes: Axis | Sequence[Axis]) -> None:
+        """Clamp the scales of an axis, or of several, to [0, 1], in place."""
+        for entry in (entry for axis in each(axes) for entry in _scales(axis)):
+            if entry.whole:
+                entry.tensor.clamp_(0, 1)
+            else:
+                own = entry.own_indices()
+                entry.tensor.index_copy_(entry.dim, own, entry.tensor.index_select(entry.dim, own).clamp(0, 1))
 
     @torch.no_grad()
     def welcome(self, axis: Axis, new: Sequence[int], axes: Sequence[Axis]) -> None:

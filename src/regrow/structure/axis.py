@@ -65,6 +65,14 @@ class Place:
 
     unit_of: Tensor
     run: int
+    _whole: tuple[Tensor, bool] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every index belongs to a unit."""
+        if self._whole is None or self._whole[0] is not self.unit_of:  # kept, as penalties ask at every step
+            self._whole = self.unit_of, bool((self.unit_of >= 0).all())
+        return self._whole[1]
 
     @property
     def key(self) -> tuple[str, int]:
