@@ -92,7 +92,7 @@ def second_moments() -> str:
     """What a growth does to the loss under a late Adam, for both ways to begin."""
     found = json.loads((RESULTS / "second_moments.json").read_text())
     rows = [
-        "| method | begins with | largest step / learning rate | loss above not growing: 1 step on | most in 40 steps |",
+        "| method | begins with | largest step / learning rate | loss above not growing: a step on | in 40 steps |",
         "| --- | --- | --- | --- | --- |",
     ]
     for row in found["rows"]:
