@@ -84,7 +84,10 @@ def main() -> None:
         bar = progress.add_task("runs", total=len(missing))
         running = {pool.submit(run, setup, config): config for config in missing}
         for done in as_completed(running):
-            _keep(given.store, setup, running[done], done.result())
+            if done.exception() is None:
+                _keep(given.store, setup, running[done], done.result())
+            else:  # the others go on
+                progress.console.print(f"{running[done].key} failed: {done.exception()!r}")
             progress.advance(bar)
     runs = _kept(given.store, setup)
     summarise(setup, [runs[key] for key in sorted(runs)], RESULTS / "batchnorm_growth.json")

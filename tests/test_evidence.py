@@ -249,6 +249,10 @@ PAIRS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "perceptron": (lambda: nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 6)), (4, 5)),
     "tokens": (lambda: nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 6)), (4, 3, 5)),
     "sequence": (lambda: nn.Sequential(nn.Conv1d(3, 4, 3), nn.Softplus(), nn.Conv1d(4, 5, 3, padding=2)), (4, 3, 9)),
+    "dropped": (
+        lambda: nn.Sequential(nn.Linear(5, 7), nn.Sigmoid(), nn.Dropout(0.4), nn.Linear(7, 6), nn.Dropout(0.2)),
+        (4, 5),
+    ),
     "normed rows": (lambda: nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.ELU(), nn.Linear(7, 3)), (8, 5)),
 }
 
@@ -308,3 +312,80 @@ def test_models_in_other_precisions_and_layouts_are_seen_as_they_are(low: str) -
     assert found.dtype == torch.float32
     tolerance = 1e-5 if low == "channels last" else 0.03
     assert float((found - exact).norm()) <= tolerance * float(exact.norm())
+
+
+# --------------------------------------------------------------------------------------------------
+# dropout
+
+
+class Attending(nn.Module):
+    """A small transformer block, with dropout wherever those have it."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p, self.qkv, self.out = p, nn.Linear(8, 24), nn.Linear(8, 8)
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(2, (2, 4)).transpose(1, 2) for t in self.qkv(x).chunk(3, 2))
+        seen = F.scaled_dot_product_attention(q, k, v, dropout_p=self.p if self.training else 0.0)
+        x = x + F.dropout(self.out(seen.transpose(1, 2).flatten(2)), self.p, self.training)
+        return x + F.dropout(self.down(F.dropout(F.gelu(self.up(x)), self.p, self.training)), self.p, self.training)
+
+
+class DropPath(nn.Module):
+    """Leaves out a branch for some examples, as residual networks by others do."""
+
+    def __init__(self, keep: float) -> None:
+        super().__init__()
+        self.keep, self.first, self.second = keep, nn.Linear(6, 5), nn.Linear(5, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x.new_empty(len(x), 1).bernoulli_(self.keep).div_(self.keep) if self.training else 1.0
+        return x + mask * self.second(F.silu(self.first(x)))
+
+
+DROPPING: dict[str, tuple[Callable[[float], Any], tuple[int, ...]]] = {
+    "linear": (lambda p: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Dropout(p), nn.Linear(5, 4)), (16, 6)),
+    "in place": (lambda p: nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Dropout(p, True), nn.Linear(5, 4)), (16, 6)),
+    "channels": (
+        lambda p: nn.Sequential(nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Dropout2d(p), nn.Conv2d(5, 4, 3)),
+        (6, 2, 7, 7),
+    ),
+    "alpha": (lambda p: nn.Sequential(nn.Linear(6, 5), nn.SELU(), nn.AlphaDropout(p), nn.Linear(5, 4)), (16, 6)),
+    "attention": (Attending, (3, 5, 8)),
+    "path": (lambda p: DropPath(1 - p), (16, 6)),
+}
+
+
+@pytest.mark.parametrize("method", ["gradmax", "gradmax-optim", "firefly"])
+@pytest.mark.parametrize("name", DROPPING)
+def test_methods_see_a_network_with_dropout_as_it_is_on_average(name: str, method: str) -> None:
+    """As linear as dropout is, its mean is the network without it; and nobody's random numbers move."""
+    build, shape = DROPPING[name]
+    grown = []
+    for p in (0.3, 0.0):
+        torch.manual_seed(3)
+        model, x = build(0.3).double(), torch.randn(shape).double()
+        for module in model.modules():
+            if hasattr(module, "p") and p == 0:
+                module.p = 0.0
+        if isinstance(model, DropPath) and p == 0:
+            model.keep = 1.0
+        structure = rg.analyze(model, x)
+        axes = [a for a in structure.axes if a.kind == "neuron" and "stream" not in a.tags and a.growable]
+        state = torch.get_rng_state()
+        for axis in axes:
+            rg.grow_(
+                axis, 2, rg.create_method(method), loss=lambda m=model, x=x: m(x).square().mean(), generator=_seeded()
+            )
+        assert torch.equal(torch.get_rng_state(), state)
+        assert axes
+        grown.append(dict(model.named_parameters()))
+    if name != "alpha":  # dropout of that kind moves zero to another number
+        for key, value in grown[1].items():
+            torch.testing.assert_close(grown[0][key], value, rtol=1e-6, atol=1e-7)
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(5)

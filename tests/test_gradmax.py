@@ -209,6 +209,13 @@ def sides(growth: Growth, axis: rg.Axis, units: list[int], of: str) -> Tensor:
 
 
 @pytest.mark.parametrize("name", BETWEEN)
+def test_the_growth_matrix_is_the_same_by_rows_and_by_columns(name: str) -> None:
+    axis, loss = net_between(name)
+    growth = gather([axis], {"growth": lambda a, _: Growth(a)}, loss, 1)[axis]["growth"]
+    torch.testing.assert_close(growth._by_rows(growth.passage), growth.matrix, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", BETWEEN)
 def test_the_gradient_is_what_the_growth_matrix_says(name: str) -> None:
     """∂L/∂W_in = W_out·Mᵀ, for every map between; and no step of that size gains more to first order."""
     axis, loss = net_between(name)

@@ -74,9 +74,10 @@ class Setup:
         if order == "conv-relu-norm":
             features = network.get_submodule("features")
             assert isinstance(features, nn.Sequential)
-            for i, layer in enumerate(features):
+            layers = list(features)
+            for i, layer in enumerate(layers):
                 if isinstance(layer, nn.BatchNorm2d):
-                    features[i], features[i + 1] = features[i + 1], layer
+                    features[i], features[i + 1] = layers[i + 1], layer
         return network.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
     def load(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

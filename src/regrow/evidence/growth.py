@@ -5,6 +5,7 @@ Evci et al., "GradMax: Growing Neural Networks using Gradient Information" (ICLR
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -72,8 +73,12 @@ class Growth:
         """M on one batch, whatever lies between.
 
         The passage runs again with units that each send along one entry of the outgoing weights, and autograd tells
-        what of that reaches the incoming ones.
+        what of that reaches the incoming ones. Where there are many more outgoing ones, as behind a flattened image, it
+        runs the other way round.
         """
+        if 4 * self.incoming.width < self.outgoing.width and not passage.custom:
+            with contextlib.suppress(RuntimeError):  # not all calls can be differentiated twice
+                return self._by_rows(passage)
         columns = []
         for start in range(0, self.outgoing.width, self.axis.size):
             count = min(self.axis.size, self.outgoing.width - start)
@@ -81,6 +86,23 @@ class Growth:
             sent[torch.arange(count), torch.arange(start, start + count)] = 1.0
             columns.append(self.sensitivity(passage, sent)[:count])
         return torch.cat(columns).T
+
+    def _by_rows(self, passage: Passage) -> Tensor:
+        """M on one batch, from what units that each read one entry of the incoming weights would send."""
+        rows = self.matrix_like(self.incoming.width, self.outgoing.width)
+        for start in range(0, self.incoming.width, self.axis.size):
+            count = min(self.axis.size, self.incoming.width - start)
+            seen = self.matrix_like(self.axis.size, self.incoming.width)
+            seen[torch.arange(count), torch.arange(start, start + count)] = 1.0
+            zero = torch.zeros_like(seen).requires_grad_()
+            sent = self.matrix_like(self.axis.size, self.outgoing.width).requires_grad_()
+            units = {**expanded(self.base, len(sent)), **self.incoming.rows(zero), **self.outgoing.rows(sent)}
+            with torch.enable_grad():
+                gain = passage.gain_at_zero(units, self.centre, self.from_right)
+                (reached,) = torch.autograd.grad(gain, zero, create_graph=True)
+                (found,) = torch.autograd.grad((reached * seen).sum(), sent)
+            rows[start : start + count] = found[:count]
+        return rows
 
     def sensitivity(self, passage: Passage, sent: Tensor) -> Tensor:
         """∂L/∂W_in at zero of units with outgoing weights ``sent``: shape ``(units, incoming width)``."""

@@ -26,6 +26,7 @@ _LINEAR = {_CONVOLUTION: (0, 1), _aten.mm.default: (0, 1), _aten.addmm.default: 
 #: Calls that leave a weight what it is, and the ones that leave every number of a hidden tensor where it is.
 _SAME_WEIGHT = {_aten.t.default, _aten._to_copy.default, _aten.detach.default, _aten.alias.default}
 _SAME_ROWS = {_aten.view.default, _aten._unsafe_view.default, _aten._to_copy.default, _aten.clone.default}
+_PRODUCTS = {_aten.mul.Tensor, _aten.mul_.Tensor}
 #: Calls that are told all sizes of what they put out.
 _SIZED = {_aten.view.default, _aten._unsafe_view.default}
 
@@ -176,6 +177,7 @@ class _Walk:
         self.passage, self.shift = passage, shift
         self.weights = {s: e for s, entries in passage.entries.items() if len(entries) == 1 for e in entries}
         self.hidden: dict[int, tuple[float, float, bool]] = {}  # slot -> value and slope at zero, whether centred
+        self.masks: dict[int, float] = {}  # slot of what has the shape of units -> the number that it is full of
         self.source: tuple[Linear, Tensor] | None = None
         self.made = -1  # the slot of what it makes
         self.readers: list[Reader] = []
@@ -186,7 +188,8 @@ class _Walk:
             slots = step.slots()
             if self.made in slots:
                 self.users.add(step.op in NORMS and NORMS[step.op].by_batch(*step.args))
-            if not (self._same_weight(step, slots) or self._linear(step) or self._pointwise(step, slots)):
+            known = self._same_weight(step, slots) or self._mask(step, slots)
+            if not (known or self._linear(step) or self._pointwise(step, slots)):
                 return None
         if self.source is None or {r.end for r in self.readers} != set(self.passage.ends):
             return None
@@ -201,6 +204,21 @@ class _Walk:
         if step.op not in _SAME_WEIGHT or len(slots) != 1 or slots[0] not in self.weights:
             return False
         self.weights.update({out: self.weights[slots[0]] for out in step.outputs if out is not None})
+        return True
+
+    def _mask(self, step: Step, slots: list[int]) -> bool:
+        """What dropout makes its mask of: see :mod:`regrow.evidence.dropout`."""
+        (out, *_) = step.outputs
+        if out is None or len(slots) != 1:
+            return False
+        if step.op is _aten.empty_like.default and slots[0] in self.hidden:
+            self.masks[out] = math.nan
+        elif step.op is _aten.fill_.Scalar and slots[0] in self.masks:
+            self.masks[out] = float(step.args[1])
+        elif step.op is _aten.div_.Scalar and slots[0] in self.masks:
+            self.masks[out] /= float(step.args[1])
+        else:
+            return False
         return True
 
     def _linear(self, step: Step) -> bool:
@@ -234,6 +252,8 @@ class _Walk:
         value, slope, centred = self.hidden[hidden[0]]
         if step.op in NORMS and NORMS[step.op].by_batch(*step.args):
             found: tuple[float, float, bool] | None = value, slope, True
+        elif step.op in _PRODUCTS and len(slots) == 2 and slots[1] in self.masks:
+            found = value * self.masks[slots[1]], slope * self.masks[slots[1]], centred
         elif len(slots) > 1:
             return False
         elif step.op in _SAME_ROWS:

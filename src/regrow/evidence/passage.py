@@ -7,6 +7,7 @@ added: ``Σ ⟨∂L/∂z, z(units)⟩``. What growing methods look at are deriva
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..errors import NotPermissible
 from ..rows import Rows, rows_of, with_rows
 from ..structure import Axis, Entry
+from .dropout import call_undropped, is_random
 from .normalisation import NORMS, Run, calibrating, mean_by_channel, passed
 
 #: A value that is nothing beside any other, and yet on the positive side of zero.
@@ -146,7 +148,7 @@ class Passage:
 
     def outputs(self, units: Rows) -> dict[int, Tensor]:
         """What the consumers put out for these units, by the slots of :attr:`ends`."""
-        values = self._run(units, _call)
+        values = self._run(units, call_undropped)
         return {slot: values[slot] for slot in self.ends}
 
     def gain(self, units: Rows) -> Tensor:
@@ -155,7 +157,7 @@ class Passage:
         Args:
             units: Rows of as many units as the axis has; entries left out keep the old units' values.
         """
-        return self._gain(units, _call)
+        return self._gain(units, call_undropped)
 
     def gain_at_zero(self, units: Rows, centre: bool = True, from_right: bool = True) -> Tensor:
         """The same in the limit of units that are zero.
@@ -171,7 +173,7 @@ class Passage:
                 return passed(op, args, mean_by_channel if centre else torch.zeros_like)
             if from_right and torch.Tag.pointwise in op.tags and isinstance(args[0], Tensor) and _alone(args, kwargs):
                 return op(args[0] + TINY, *args[1:], **kwargs)
-            return op(*args, **kwargs)
+            return call_undropped(op, args, kwargs)
 
         return self._gain(units, call)
 
@@ -181,7 +183,7 @@ class Passage:
         def call(op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
             if op in NORMS and NORMS[op].by_batch(*args):
                 return passed(op, args, torch.zeros_like)
-            return op(*args, **kwargs)
+            return call_undropped(op, args, kwargs)
 
         return self._gain(units, call)
 
@@ -213,13 +215,13 @@ class Passage:
         """What one of the sources makes of the data for these units, differentiable in them."""
         slots = next(slots for root, slots in self.made.items() if entry in self.entries[root])
         last = max(i for i, step in enumerate(self.steps) if not slots.isdisjoint(step.outputs))
-        values = self._run(units, _call, self.steps[: last + 1])
+        values = self._run(units, call_undropped, self.steps[: last + 1])
         return [values[slot] for slot in sorted(slots)]
 
     def calibrated(self, units: Rows) -> dict[Entry, Tensor]:
         """The statistics that norms find for units: rows for the entries that are running means and variances."""
         with torch.no_grad():
-            values = self._run(units, calibrating(_call))
+            values = self._run(units, calibrating(call_undropped))
         return {
             entry: rows_of(entry, values[slot], self.axis.size)
             for slot, entries in self.entries.items()
@@ -234,10 +236,12 @@ class Passage:
 
     def _run(self, units: Rows, call: Run, steps: Sequence[Step] | None = None) -> dict[int, Tensor]:
         values = dict(self._roots_with(units))
-        for step in self.steps if steps is None else steps:
-            out = call(step.op, *step.given(values))
-            tensors = [t for t in leaves((out,)) if isinstance(t, Tensor)]
-            values.update((slot, t) for slot, t in zip(step.outputs, tensors, strict=True) if slot is not None)
+        steps = self.steps if steps is None else steps
+        with _the_same_draws(steps, next(iter(values.values())).device):
+            for step in steps:
+                out = call(step.op, *step.given(values))
+                tensors = [t for t in leaves((out,)) if isinstance(t, Tensor)]
+                values.update((slot, t) for slot, t in zip(step.outputs, tensors, strict=True) if slot is not None)
         return values
 
     def _roots_with(self, units: Rows) -> Iterator[tuple[int, Tensor]]:
@@ -253,8 +257,15 @@ def _beside(mask: Tensor, rows: Tensor) -> Tensor:
     return mask.to(rows.device).reshape(-1, *[1] * (rows.ndim - 1))
 
 
-def _call(op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    return op(*args, **kwargs)
+@contextlib.contextmanager
+def _the_same_draws(steps: Sequence[Step], device: torch.device) -> Iterator[None]:
+    """Calls that draw random numbers draw the same ones whenever they run again."""
+    if not any(is_random(step.op) for step in steps):
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def _alone(args: tuple, kwargs: dict[str, Any]) -> bool:

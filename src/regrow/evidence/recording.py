@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import NotPermissible
 from ..structure import Axis
+from .dropout import undropped
 from .passage import Constant, Passage, Slot, Step, leaves
 
 
@@ -96,7 +97,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         self._attach()
         self.new_ends = []
-        kwargs = kwargs or {}
+        func, args, kwargs = undropped(func, args, kwargs or {})
         given = _tensors((*args, *kwargs.values()))
         # Also a call that writes to its arguments is recorded with what these were.
         found = {number for t in given for number in self._followed.get(id(t), ())}
