@@ -6,6 +6,7 @@ A method says what it needs, and gets it as ``seen``; nothing is computed that n
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -100,7 +101,7 @@ def _passages(axes: Sequence[Axis], loss: Callable[[], Tensor]) -> list[Passage]
                     f"the gradients at what reads the units of {passage.axis.name} are in float16, and the loss isn't "
                     "scaled: most of them vanish; return scaler.scale(loss), or use bfloat16."
                 )
-            if not bool(torch.isfinite(gradient.sum())) and not bool(torch.isfinite(gradient).all()):
+            if not math.isfinite(float(gradient.sum().abs())) and not bool(torch.isfinite(gradient).all()):
                 raise ValueError(
                     f"the gradients at what reads the units of {passage.axis.name} are not finite; "
                     "lower the learning rate or the loss's scale, or leave that axis out."
@@ -128,7 +129,7 @@ def computed(loss: Callable[[], Tensor]) -> Tensor:
         raise ValueError(f"loss returns a scalar, not a tensor of shape {tuple(value.shape)}; reduce it to one number.")
     if not value.requires_grad:
         raise ValueError("loss returns a tensor without a gradient; compute it from the model outside torch.no_grad().")
-    if not bool(torch.isfinite(value)):
+    if not math.isfinite(value.item()):
         raise ValueError(f"the loss is {value.item()} on these batches; nothing can be learned from it.")
     return value
 

@@ -64,7 +64,7 @@ class Growth:
             matrix = pairs.matrix(passage.ends, self.outgoing.entries, self.centre)
         else:
             matrix = self._by_running(passage)
-        self.matrix = matrix if not self.batches else self.matrix + matrix
+        self.matrix = matrix if not self.batches else self.matrix.add_(matrix)
         if self.whiten and passage.normalised:
             self.moments.add(passage, expanded(self.base, self.axis.size), pairs)
         self.passage, self.batches = passage, self.batches + 1

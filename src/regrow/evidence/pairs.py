@@ -89,22 +89,21 @@ class Pairs:
         """M, as :func:`growth_matrix` gives it, with the readers' parts in this order."""
         parts = []
         for entry in readers:
-            found = [r for r in self.readers if r.linear.weight is entry]
-            parts.append(torch.stack([self._part(r, gradients[r.end], centre) for r in found]).sum(0))
-        return torch.cat(parts, 1)
+            first, *others = (self._part(r, gradients[r.end], centre) for r in self.readers if r.linear.weight is entry)
+            parts.append(sum(others, first))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _part(self, reader: Reader, g: Tensor, centre: bool) -> Tensor:
-        exact = torch.promote_types(torch.float32, g.dtype)
+        g = reader.slope * g.to(torch.promote_types(torch.float32, g.dtype))
         width = self.source.weight.tensor[0].numel()
         if self.source.windows:
-            first, second = self.source.windows, reader.linear.windows
-            matrix = correlate(self.x.to(exact), g.to(exact), first, second).reshape(width, -1)
+            matrix = correlate(self.x.to(g), g, self.source.windows, reader.linear.windows).reshape(width, -1)
         else:
-            matrix = self.x.to(exact).T @ g.to(exact)
+            matrix = self.x.to(g).T @ g
         if centre and reader.centred:
             sums, number = self.sums()
-            matrix = matrix - torch.outer(sums / number, self._sent_back(reader, g.to(exact)))
-        return reader.slope * matrix
+            matrix = matrix - torch.outer(sums / number, self._sent_back(reader, g))
+        return matrix
 
     def enough_examples(self) -> int:
         """How many examples have 20 times as many positions as the source has weights for a unit."""

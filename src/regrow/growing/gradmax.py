@@ -91,15 +91,17 @@ class GradMax:
             whitener = growth.moments.whitener()
             left, _, _ = leading(whitener @ growth.matrix, num, growth.axis, self.beyond_rank)
             return swapped(growth, with_better_sign(growth, left @ whitener), 1.0)
-        reach = self._reach(growth)
-        left, _, right = leading(growth.matrix * reach, num, growth.axis, self.beyond_rank)
+        matrix, reach = self._within_reach(growth)
+        left, _, right = leading(matrix, num, growth.axis, self.beyond_rank)
         units = silent(growth, right * reach, self.scale, new_norms=self.batch_norm == "naive")
         return swapped(growth, with_better_sign(growth, left), self.scale) if units is None else units
 
-    def _reach(self, growth: Growth) -> Tensor:
-        """How far new units may reach along each outgoing weight, shape ``(width,)``."""
-        lengths = lengths_read(growth.outgoing)
-        return lengths if self.batch_norm == "epsilon" else torch.ones_like(lengths)
+    def _within_reach(self, growth: Growth) -> tuple[Tensor, Tensor | float]:
+        """The growth matrix by how far new units may reach along each outgoing weight, and how far that is."""
+        if self.batch_norm != "epsilon":
+            return growth.matrix, 1.0
+        reach = lengths_read(growth.outgoing)
+        return growth.matrix * reach, reach
 
 
 def leading(matrix: Tensor, num: int, axis: Axis, beyond_rank: BeyondRank) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,8 +56,8 @@ class GradMaxOptim(GradMax):
         if growth.normalised and self.batch_norm == "swap":
             return self._through_everything(growth, num, growth.moments.whitener(), 1.0, generator)
         start = _drawn(num, growth.outgoing.width, growth.matrix, generator)
-        reach = self._reach(growth)
-        found = ascend(lambda v: _linear(v, growth.matrix * reach), start, self.steps)
+        matrix, reach = self._within_reach(growth)
+        found = ascend(lambda v: _linear(v, matrix), start, self.steps)
         units = silent(growth, found * reach, self.scale, new_norms=self.batch_norm == "naive")
         if units is None:
             same = torch.eye(growth.incoming.width).to(growth.matrix)
