@@ -88,6 +88,38 @@ def fill(page: Path, blocks: dict[str, str]) -> None:
     page.write_text(text)
 
 
+def batchnorm_growth() -> str:
+    """What growth does under batch norm, a row for each form and order of layers."""
+    found = json.loads((RESULTS / "batchnorm_growth.json").read_text())
+    setup, rows = found["setup"], found["rows"]
+    lines = [
+        f"{setup['images']:,} images, {setup['epochs']} epochs, {setup['events']} growths from {setup['start']:.0%} of "
+        f"the channels to all of them, means over {min(row['seeds'] for row in rows)} seeds:",
+        "",
+        "| layers | form | training loss at the end | of the gap closed (least) | largest jump, train / eval "
+        "| gradients new / old, median (least to largest) | turned in 20 steps |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        shown = [row["order"], row["form"], shown_as("{:.3f}", row["train_loss"])]
+        if "jump_train_largest" in row:
+            shown += [
+                f"{shown_as('{:.0%}', row['gap_closed'])} ({shown_as('{:.0%}', row['gap_closed_least'])})",
+                " / ".join(shown_as("{:+.1%}", row[f"jump_{mode}_largest"]) for mode in ("train", "eval")),
+                f"{shown_as('{:.2g}', row['gradient_ratio_median'])} "
+                f"({shown_as('{:.2g}', row['gradient_ratio_least'])} to "
+                f"{shown_as('{:.2g}', row['gradient_ratio_largest'])})",
+                shown_as("{:.1f}°", row["rotation_degrees"]),
+            ]
+        lines.append("| " + " | ".join(shown + [""] * (7 - len(shown))) + " |")
+    return "\n".join(lines)
+
+
+def shown_as(form: str, value: float | None) -> str:
+    """A number, or that there was none any more."""
+    return "lost" if value is None else form.format(value)
+
+
 def second_moments() -> str:
     """What a growth does to the loss under a late Adam, for both ways to begin."""
     found = json.loads((RESULTS / "second_moments.json").read_text())
@@ -109,7 +141,7 @@ def main() -> None:
     blocks = {"structure": structure_table(), "measured": measured()}
     fill(ROOT / "README.md", blocks if runs is None else {**blocks, "run": run_table(runs)})
     fill(ROOT / "docs" / "structure.md", {"coverage": coverage()})
-    fill(ROOT / "docs" / "methods.md", {"second moments": second_moments()})
+    fill(ROOT / "docs" / "methods.md", {"second moments": second_moments(), "growth": batchnorm_growth()})
 
 
 if __name__ == "__main__":

@@ -298,7 +298,9 @@ def test_other_optimizers_go_on_and_undo_too(name: str) -> None:
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["Adadelta", "Adagrad", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop"])
+@pytest.mark.parametrize(
+    "name", ["Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop"]
+)
 def test_new_units_divide_by_what_the_others_do_on_average(name: str) -> None:
     model, x = zoo.build("residual"), zoo.example("residual")
     optimizer = getattr(torch.optim, name)(model.parameters())

@@ -158,3 +158,24 @@ def test_more_units_than_candidates_are_refused() -> None:
 def test_wrong_configurations_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"is|candidates"):
         rg.Firefly(**options)
+
+
+def _perceptron() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(243, 9), nn.Tanh(), nn.Linear(9, 7), nn.GELU(), nn.Linear(7, 4))
+
+
+@pytest.mark.parametrize("new", [0.0, 0.5])
+@pytest.mark.parametrize("build", [_normed, _perceptron])
+def test_tiny_splits_of_layers_behind_each_other_change_nothing(build: Any, new: float) -> None:
+    """Copies are read by copies as the units are by units: what is split twice is neither lost nor doubled."""
+    torch.manual_seed(0)
+    model, x = build().double(), torch.randn(24, 3, 9, 9).double()
+    for _ in range(30):
+        model(x)
+    structure = rg.analyze(model, x)
+    before = [copy.deepcopy(model).train(mode)(x).detach() for mode in (True, False)]
+    method = rg.Firefly(split=1e-7, epsilon=1e-7, new=new)
+    amounts = {axis.name: round(axis.size * (0.6 + new)) for axis in structure.axes}
+    rg.grow_(structure, amounts, method, loss=lambda: model(x).square().mean())
+    for mode, expected in zip((True, False), before, strict=True):
+        torch.testing.assert_close(copy.deepcopy(model).train(mode)(x).detach(), expected, rtol=1e-5, atol=1e-6)

@@ -178,6 +178,7 @@ def apply(
     method: str = "",
     changed: Mapping[str, Tensor] | None = None,
     paces: Mapping[Axis, Mapping[Entry, Sequence[Pace]]] | None = None,
+    copies: Mapping[Axis, Sequence[int]] | None = None,
 ) -> Edit:
     """Apply index maps to a model: the one way in which shapes change.
 
@@ -186,6 +187,7 @@ def apply(
         values: For each axis, what fresh units are filled with (see :class:`regrow.method.Grower`).
         changed: New values of tensors by name, in their shapes before the edit.
         paces: For each axis, how new units learn at an entry, where that isn't as fast as the others.
+        copies: For each axis, the old units that its first fresh ones are copies of.
         optimizer: Its state follows; gradients follow always.
 
     Raises:
@@ -201,7 +203,7 @@ def apply(
     changed = {} if changed is None else changed
     by_tensor |= {name: {} for name in changed if name not in by_tensor}
     tensors = {name: structure.tensor(name) for name in by_tensor}
-    edited = filled({**tensors, **changed}, by_tensor, maps, values)
+    edited = filled({**tensors, **changed}, by_tensor, maps, values, copies or {})
     if optimizer is not None:
         check_holds(optimizer, tensors.values())
     unable = {} if optimizer is None else resets(optimizer, set(tensors.values()))

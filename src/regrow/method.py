@@ -7,7 +7,7 @@ registered under. It has those of the parts below that it needs, and no others.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -25,11 +25,14 @@ class Grown:
         fresh: The values of the new units, as :meth:`Grower.fresh` gives them.
         old: What old units become: for an entry, rows of all of them, shape ``(axis.size, indices of a unit, other
             dimensions)``; entries left out keep their values.
+        copies: The old units that the first of the new ones are copies of. What a unit sent, it and its copy send half
+            each: ``fresh`` has halves for the copies, and the old unit's weights are halved for it.
         gradient_factors: For an entry, a factor on the gradient of its new rows from now on.
     """
 
     fresh: Fresh
     old: Rows = dataclasses.field(default_factory=dict)
+    copies: Sequence[int] = ()
     gradient_factors: Mapping[Entry, float] = dataclasses.field(default_factory=dict)
 
 

@@ -15,6 +15,7 @@ from .amounts import Amount, Limits, Target, axes_of, to_grow, to_prune
 from .edit import Edit, apply
 from .errors import NothingToDo, NotPermissible
 from .evidence import gather
+from .filling import halved
 from .growing.random import Random
 from .method import Grown, list_methods
 from .pace import Pace
@@ -96,7 +97,8 @@ def grow_(
     maps = {axis: np.append(np.arange(axis.size), np.full(num, FRESH)) for axis, num in gains.items()}
     values = {axis: each.fresh for axis, each in grown.items()}
     paces = _paces(grown, lr_factor, optimizer, method)
-    return apply(structure, maps, values, optimizer, "grow", method.name, _changed(grown), paces)
+    copies = {axis: each.copies for axis, each in grown.items() if each.copies}
+    return apply(structure, maps, values, optimizer, "grow", method.name, _changed(grown), paces, copies)
 
 
 def prune_(
@@ -232,6 +234,9 @@ def _changed(grown: Mapping[Axis, Grown]) -> dict[str, Tensor]:
     for each in grown.values():
         for entry, rows in each.old.items():
             changed[entry.name] = with_rows(entry, changed.get(entry.name, entry.tensor.detach()), rows)
+    for axis, each in grown.items():
+        for entry in axis.with_role("in") if each.copies else ():
+            changed[entry.name] = halved(entry, changed.get(entry.name, entry.tensor.detach()), each.copies)
     return changed
 
 

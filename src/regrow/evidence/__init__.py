@@ -64,27 +64,26 @@ def gather(
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     seen = {axis: {name: make(axis, generator) for name, make in needs.items()} for axis in axes}
-    with looking(axes[0].structure.model, batches) as rounds:
-        for _ in rounds:
-            for passage in _passages(axes, loss):
+    with looking(axes[0].structure.model) as restore:
+        for _ in range(batches):
+            passages = _passages(axes, loss)
+            restore()  # old units' running statistics are what they were, for whoever looks at them
+            for passage in passages:
                 for evidence in seen[passage.axis].values():
                     evidence.add(passage)
     return seen
 
 
 @contextlib.contextmanager
-def looking(model: nn.Module, batches: int) -> Iterator[Iterator[int]]:
-    """Rounds in which the model may be run and differentiated, and which leave nothing behind."""
+def looking(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Inside, the model may be run and differentiated; nothing of that stays.
+
+    Yields what puts buffers back, which runs move.
+    """
     buffers = _Buffers(model)
-
-    def rounds() -> Iterator[int]:
-        for number in range(batches):
-            yield number
-            buffers.restore()
-
     with untouched(model, garbage_waits=False), torch.enable_grad():
         try:
-            yield rounds()
+            yield buffers.restore
         finally:
             buffers.restore()
 

@@ -130,9 +130,12 @@ class Growth:
         return self.passage.normalised
 
     def _begin(self, passage: Passage) -> None:
-        if not passage.sources or not passage.readers:
-            side = "makes them of data that aren't theirs" if passage.readers else "reads them"
-            raise NotPermissible(f"the units of {self.axis.name} have no growth matrix: no weight {side}.")
+        check_passage(passage)
+        if any(entry.nonzero for entry in passage.sources):
+            raise NotPermissible(
+                f"the units of {self.axis.name} have no growth matrix: their weights are divided by their own length, "
+                "as weight norm does, and can't be zero; leave that axis out (protect=), or grow it by Random."
+            )
         self.outgoing = Side.of(passage.readers, self.axis.size)
         # Where no shift can wake a unit, its derivative at zero itself is what counts, unless that is zero.
         shifts = any(entry.role == "shift" for entry in passage.read)
@@ -187,6 +190,20 @@ def check_sides(axis: Axis) -> None:
                 f"{entry.name} is frozen, so new units of {axis.name} couldn't learn there; "
                 "set its requires_grad, or leave that axis out (protect=)."
             )
+
+
+def check_passage(passage: Passage) -> None:
+    """There are weights that make the units of data, and some that read them.
+
+    Raises:
+        NotPermissible: That isn't so.
+    """
+    if not passage.sources or not passage.readers:
+        side = "makes them of data that aren't theirs" if passage.readers else "reads them"
+        raise NotPermissible(
+            f"what new units of {passage.axis.name} would do can't be told: no weight {side}; leave that axis out "
+            "(protect=), or grow it by Random."
+        )
 
 
 def base_of(passage: Passage, zero: Sequence[Entry]) -> dict[Entry, Tensor]:

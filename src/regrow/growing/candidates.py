@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ..evidence import Passage
-from ..evidence.growth import base_of, check_sides
+from ..evidence.growth import base_of, check_passage, check_sides
+from ..evidence.moments import Moments
+from ..evidence.pairs import Pairs
 from ..evidence.sides import Side
 from ..method import Grown
 from ..neutral import AS_MADE
@@ -56,11 +58,13 @@ class Candidates:
         self.passage, self.batches = passage, self.batches + 1
 
     def _begin(self, passage: Passage) -> None:
+        check_passage(passage)
         passage.check_units_apart()
         size = self.axis.size
         self.incoming, self.outgoing = Side.of(passage.sources, size), Side.of(passage.readers, size)
         self.old = {e: rows_of(e, e.tensor.detach(), size) for e in passage.read}
-        self.weights, self.sent = self.incoming.vectors(self.old), self.outgoing.vectors(self.old)
+        exact = torch.promote_types(torch.float32, passage.readers[0].tensor.dtype)
+        self.weights, self.sent = (side.vectors(self.old).to(exact) for side in (self.incoming, self.outgoing))
         official = self.config.form == "official"
         lengths = mean_norm(self.weights), mean_norm(self.sent)
         self.length_in = lengths[0] * (self.config.epsilon if official else 1.0)
@@ -71,7 +75,14 @@ class Candidates:
                 e: torch.full_like(rows, AS_MADE[e.role]) for e, rows in self.base.items() if e.role in AS_MADE
             }
         number = max(1, round(self.config.new * size)) if self.config.new else 0
-        # What moves: directions of splits, incoming and outgoing weights of new units.
+        # Where a norm follows, units whose incoming weights are orthogonal could still send much the same: what varies
+        # most in what they see. Apart is what they are there where nothing does.
+        self.whitener = None
+        if passage.normalised and not official:
+            moments = Moments(self.incoming)
+            moments.add(passage, expanded(self.base, size), Pairs.of(passage))
+            self.whitener = moments.whitener()
+        # What moves: directions of splits, of new units' incoming weights, and their outgoing weights.
         self.moving = [
             self._drawn(size if self.config.split else 0, self.incoming.width),
             self._drawn(number, self.incoming.width),
@@ -89,7 +100,11 @@ class Candidates:
         splits = scaled(splits, self.config.split) * self.weights.norm(dim=1, keepdim=True) if len(splits) else splits
         if self.config.form == "safe" and 0 < len(received) <= self.incoming.width:
             received = polar(received)
-        self.moving = [splits, scaled(received, self.length_in), scaled(sent, self.length_out)]
+        self.moving = [splits, scaled(received, 1.0), scaled(sent, self.length_out)]
+
+    def _received(self, directions: Tensor) -> Tensor:
+        """The incoming weights of new units."""
+        return scaled(directions if self.whitener is None else directions @ self.whitener, self.length_in)
 
     def _search(self, passage: Passage) -> None:
         for _ in range(self.config.steps):
@@ -117,7 +132,7 @@ class Candidates:
             changes.append((((plus + minus) / 2 - before) * self.sent).sum(1))
             alive.append(plus.any(1) & minus.any(1))
         if len(received):
-            units = expanded(self.base, len(received)) | self.incoming.rows(received)
+            units = expanded(self.base, len(received)) | self.incoming.rows(self._received(received))
             gradients = self._gradients(passage, units)
             changes.append((gradients * sent).sum(1))
             alive.append(gradients.any(1))
@@ -142,17 +157,31 @@ class Candidates:
         fresh: list[dict[Entry, Tensor]] = []
         old: dict[Entry, Tensor] = {}
         if split:
-            plus, minus = (self._calibrated(self._split(splits, sign)) for sign in (1.0, -1.0))
+            plus, minus = (self._followed(self._split(splits, sign)) for sign in (1.0, -1.0))
             half = self.outgoing.rows(self.sent / 2)
             fresh.append(take(plus | half, split))
-            for entry, rows in (minus | half).items():
+            for entry, rows in minus.items():
+                if entry.role == "in":
+                    continue
                 old[entry] = self.old[entry].clone()
                 old[entry][split] = rows[split].to(old[entry])
         if new:
-            units = expanded(self.base, len(received)) | self.incoming.rows(received)
+            units = expanded(self.base, len(received)) | self.incoming.rows(self._received(received))
             fresh.append(take(self._calibrated(units) | self.outgoing.rows(sent), new))
         units = fresh[0] if len(fresh) == 1 else joined(*fresh)
-        return Grown(laid_out(self.axis, units), old)
+        return Grown(laid_out(self.axis, units), old, copies=split)
+
+    def _followed(self, units: dict[Entry, Tensor]) -> dict[Entry, Tensor]:
+        """Running statistics move by as much as those of the batch do between the old units and these."""
+        if self.config.form == "official":
+            return units
+        after, before = calibrated(self.passage, units), calibrated(self.passage, self.old)
+        for entry, rows in self.old.items():
+            if entry.role == "mean":
+                after[entry] = rows + (after[entry] - before[entry])
+            elif entry.role == "var":
+                after[entry] = rows * after[entry] / before[entry].clamp(min=torch.finfo(rows.dtype).tiny)
+        return after
 
     def _calibrated(self, units: dict[Entry, Tensor]) -> dict[Entry, Tensor]:
         if self.config.form == "official":

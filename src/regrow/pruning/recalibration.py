@@ -47,10 +47,11 @@ def recalibrated(
     model = structure.model
     silent = _silenced(removed)
     moments = _Moments(named_tensors(model), biases, silent)
-    with looking(model, batches) as rounds, _called_again(model, silent, moments):
-        for _ in rounds:
+    with looking(model) as restore, _called_again(model, silent, moments):
+        for _ in range(batches):
             with moments:
                 computed(loss)
+            restore()
     return moments.moved()
 
 
