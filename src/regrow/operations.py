@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from .errors import NothingToDo, NotPermissible
 from .evidence import gather
 from .filling import halved
 from .growing.random import Random
+from .growing.recalibration import recalibrated
 from .method import Grown, list_methods
 from .pace import Pace
 from .pruning.absorption import absorbed
@@ -98,7 +100,18 @@ def grow_(
     values = {axis: each.fresh for axis, each in grown.items()}
     paces = _paces(grown, lr_factor, optimizer, method)
     copies = {axis: each.copies for axis, each in grown.items() if each.copies}
-    return apply(structure, maps, values, optimizer, "grow", method.name, _changed(grown), paces, copies)
+    changed = _changed(grown)
+    before = {name: structure.tensor(name).detach() for name in changed}
+    grow = partial(apply, structure, maps, values, optimizer, "grow", method.name, paces=paces, copies=copies)
+    edit = grow(changed)
+    if loss is not None and getattr(method, "recalibrates", False):
+        # What norms get of new units is seen only with them there.
+        try:
+            running = recalibrated(edit, before, loss, batches)
+        finally:
+            edit.undo_()
+        edit = grow(running | changed)
+    return edit
 
 
 def prune_(

@@ -59,7 +59,7 @@ class Firefly:
     new: float = 0.5
     steps: int = 10
     rate: float = 0.3
-    trust: float = 0.05
+    trust: float = 0.02
 
     def __post_init__(self) -> None:
         check_choice("form", self.form, Literal["safe", "official"])
@@ -71,6 +71,11 @@ class Firefly:
             raise ValueError("without splits and without new units there are no candidates; let one be more than zero.")
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps is a positive integer, not {self.steps!r}.")
+
+    @property
+    def recalibrates(self) -> bool:
+        """Whether running statistics follow what it changes."""
+        return self.form == "safe"
 
     @property
     def needs(self) -> Needs:
