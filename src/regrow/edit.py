@@ -47,8 +47,9 @@ class _Past:
         if self.written is None:
             return back
         old = self.left[""]
-        untouched = unmapped(now == self.written, self.maps, torch.ones_like(old, dtype=torch.bool))
-        return torch.where(untouched, old, back)
+        same = (now == self.written) | (now.isnan() & self.written.isnan())
+        untouched = unmapped(same, self.maps, torch.ones_like(old, dtype=torch.bool))
+        return torch.empty_like(old).copy_(torch.where(untouched, old, back))  # in the same memory layout
 
 
 @dataclass(eq=False)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..errors import NotPermissible
 from ..evidence.passage import TINY
 from ..evidence.sides import Side
 from ..method import Fresh, register
@@ -68,6 +69,7 @@ class Random:
 
     def rows(self, axis: Axis, num: int, generator: torch.Generator) -> dict[Entry, Tensor]:
         """The same as rows."""
+        self._check_can_be_zero(axis)
         rows = neutral(axis, num)
         random, silent = ("out", "in") if self.zero == "outgoing" else ("in", "out")
         for entry in axis.with_role(random):
@@ -85,6 +87,16 @@ class Random:
             for entry in axis.with_role("shift"):
                 rows[entry] = self._drawn(entry, num, axis.size, self.scale, generator).abs()
         return rows
+
+    def _check_can_be_zero(self, axis: Axis) -> None:
+        divided = (
+            [e for e in axis.with_role("out") if e.nonzero] if self.zero == "incoming" and not self.epsilon else []
+        )
+        if divided:
+            raise NotPermissible(
+                f"{divided[0].name} is divided by its own length, so new units of {axis.name} can't have zero incoming "
+                "weights; zero='outgoing' can."
+            )
 
     def _drawn(self, entry: Entry, num: int, size: int, scale: float, generator: torch.Generator) -> Tensor:
         side = Side.of([entry], size)

@@ -72,6 +72,8 @@ def _shut(
         taken = set()
         for slot, constant in _constants(passage, removed[passage.axis]).items():
             taker, sign = recorder.takers.get((passage.axis, slot), (None, 0.0))
+            if not bool(constant.isfinite().all()):  # weights that are divided by their own length can't all be zero
+                continue
             if taker in names and taker not in taken:  # a layer that is used twice takes it once
                 before = changed.get(names[taker], taker.detach())
                 changed[names[taker]] = before + (sign * constant).to(before)

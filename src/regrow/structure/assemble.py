@@ -75,7 +75,8 @@ class _Assembly:
         self.given = {name_of_input(number): number for number in trace.boundary.met}
         used = (source for source in trace.sources if source.tensor in trace.order)
         self.sources = sorted(used, key=lambda source: (trace.order[source.tensor], source.dim))
-        self.roles = roles(trace, dict(model.named_parameters()))
+        self.parameters = dict(model.named_parameters())
+        self.roles = roles(trace, self.parameters)
         self.names = {module: name for name, module in model.named_modules()}
         self.source_of = {(source.tensor, source.dim): source for source in trace.sources}
         self.by_source = self._inverted([self._classes(source) for source in self.sources])
@@ -83,10 +84,11 @@ class _Assembly:
         self.by_size = self._inverted([solution.classes[size.labels].ravel() for size in trace.relations.sizes])
 
     def axes(self) -> Iterator[Axis]:
-        """All axes, without names and in no order."""
+        """All axes, without names and in no order; what no parameter follows, as unread positions, is none."""
         for classes, units in self.solution.families:
             for member_of, size, own, touched in self._split_by_footprint(classes, units):
-                yield self._axis(member_of, size, own, touched)
+                if any(source.tensor in self.parameters for source in touched):
+                    yield self._axis(member_of, size, own, touched)
 
     def when(self, axis: Axis) -> tuple[int, ...]:
         """Axes are ordered by the call that reads their first tensor, then as they lie in it, the outer ones first."""

@@ -18,7 +18,17 @@ def _weight(m: nn.Module) -> Tensor:
     """
     own = m._parameters
     found = next((own[name] for name in ("weight", "weight_orig", "weight_v") if own.get(name) is not None), None)
-    return cast(Tensor, m.weight if found is None else found)
+    if found is not None:
+        return found
+    # A parametrisation may count how often it is computed in train mode, as spectral norm does.
+    training = [module for module in m.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        return cast(Tensor, m.weight)
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _linear(m: nn.Linear) -> dict[str, Any]:
