@@ -89,8 +89,9 @@ def main() -> None:
             else:  # the others go on
                 progress.console.print(f"{running[done].key} failed: {done.exception()!r}")
             progress.advance(bar)
-    runs = _kept(given.store, setup)
-    summarise(setup, [runs[key] for key in sorted(runs)], RESULTS / "batchnorm_growth.json")
+    place = {name: number for number, name in enumerate((*ORDERS, *FORMS))}
+    runs = sorted(_kept(given.store, setup).values(), key=lambda run: (place[run["order"]], place[run["name"]]))
+    summarise(setup, runs, RESULTS / "batchnorm_growth.json")
 
 
 if __name__ == "__main__":

@@ -112,3 +112,27 @@ def test_without_weights_there_is_nothing_to_compare() -> None:
         model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
     with pytest.raises(ValueError, match="weights don't exist"):
         rg.analyze(model, torch.rand(2, 4)).verify()
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_features_of_attention_are_inexact_with_a_residual_and_without(residual: bool) -> None:
+    """Queries are divided by a root of their number; a trial that ends before it gets there doesn't show otherwise."""
+
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(6, 16), nn.Linear(16, 5)
+            self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            keys = self.first(x)
+            out = self.attention(self.first(x), keys, keys)[0]
+            return self.head(keys + out if residual else out)
+
+    torch.manual_seed(0)
+    model, x = Attends().double(), torch.randn(3, 4, 6).double()
+    before = model(x)
+    axis = rg.analyze(model, x)["attention.features"]
+    assert "number in mul" in axis.exact.reason
+    rg.grow_(axis, 2)
+    assert float((model(x) - before).detach().abs().max()) > 1e-3

@@ -45,7 +45,8 @@ class Firefly:
 
     Wu et al., "Firefly Neural Architecture Descent: a General Approach for Growing Neural Networks" (NeurIPS 2020).
     The released code searches with RMSprop, whose steps by coordinate turn directions of a given length into corners,
-    and takes one unit too many. Candidates for new units are kept orthogonal here: else they end as copies of the best.
+    and takes one unit too many. Candidates for new units are kept orthogonal here, behind norms in what they send: else
+    they end as copies of the best.
     """
 
     name: ClassVar[str] = "firefly"

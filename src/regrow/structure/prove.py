@@ -221,6 +221,8 @@ class Proof:
         for position, axes in waiting.items():
             if len(axes) == 1:  # of all others trials have shown already that it doesn't follow them
                 self._follows(axes.pop(), training, position)
+        open_still: dict[int, list[Axis]] = {}  # those whose trials ended before they got there
+        settled = set()
         while any(waiting.values()):
             tried = {axes[0] for axes in waiting.values() if axes}
             edited = {a: m for a, m in maps.items() if a in tried}
@@ -233,11 +235,17 @@ class Proof:
                     continue
                 if position in found.numbers:
                     self._follows(axis, training, position)
+                    settled.add(position)
+                elif found.failure:
+                    open_still.setdefault(position, []).append(axis)
                 else:
                     self.cleared.add((axis, self._place(training, position)))
                 if found.numbers.get(position) == outcome.numbers[position]:  # no other has a part in it
                     self.cleared.update((other, self._place(training, position)) for other in axes)
                     axes.clear()
+        for position, axes in open_still.items():
+            if position not in settled:  # it follows something
+                self._follows(axes[0], training, position)
 
     def _follows(self, axis: Axis, training: bool, position: int) -> None:
         axis.exact = Verdict(False, f"a number in {self._name(training, position)} follows it")
