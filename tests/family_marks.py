@@ -23,7 +23,9 @@ AXES: dict[str, str] = {
 
 #: Networks that aren't as they should be after an edit.
 EDITS: dict[str, str] = {
-    "spectral_norm_old": "a silent column leaves the largest singular value, but is called inexact",
+    **dict.fromkeys(
+        ("spectral_norm", "spectral_norm_old"), "a silent row leaves the largest singular value, but is called inexact"
+    ),
     "orthogonal": "what meets an unknown call gets no gradient",
     **dict.fromkeys(("similarity", "quantised", "cosine_head"), _LEARN),
     **dict.fromkeys(("force_field", "interleaved"), "weights that are read both ways are zero on both sides"),
