@@ -94,14 +94,14 @@ def batchnorm_growth() -> str:
     setup, rows = found["setup"], found["rows"]
     lines = [
         f"{setup['images']:,} images, {setup['epochs']} epochs, {setup['events']} growths from {setup['start']:.0%} of "
-        f"the channels to all of them, means over {min(row['seeds'] for row in rows)} seeds:",
+        "the channels to all of them, means over seeds:",
         "",
-        "| layers | form | training loss at the end | of the gap closed (least) | largest jump, train / eval "
+        "| layers | form | seeds | training loss at the end | of the gap closed (least) | largest jump, train / eval "
         "| gradients new / old, median (least to largest) | turned in 20 steps |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        shown = [row["order"], row["form"], shown_as("{:.3f}", row["train_loss"])]
+        shown = [row["order"], row["form"], str(row["seeds"]), shown_as("{:.3f}", row["train_loss"])]
         if "jump_train_largest" in row:
             shown += [
                 f"{shown_as('{:.0%}', row['gap_closed'])} ({shown_as('{:.0%}', row['gap_closed_least'])})",
@@ -111,7 +111,7 @@ def batchnorm_growth() -> str:
                 f"{shown_as('{:.2g}', row['gradient_ratio_largest'])})",
                 shown_as("{:.1f}°", row["rotation_degrees"]),
             ]
-        lines.append("| " + " | ".join(shown + [""] * (7 - len(shown))) + " |")
+        lines.append("| " + " | ".join(shown + [""] * (8 - len(shown))) + " |")
     return "\n".join(lines)
 
 

@@ -179,3 +179,12 @@ def test_tiny_splits_of_layers_behind_each_other_change_nothing(build: Any, new:
     rg.grow_(structure, amounts, method, loss=lambda: model(x).square().mean())
     for mode, expected in zip((True, False), before, strict=True):
         torch.testing.assert_close(copy.deepcopy(model).train(mode)(x).detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_is_computed_once_for_each_batch() -> None:
+    torch.manual_seed(0)
+    model, batches = _normed(), iter(torch.randn(3, 8, 3, 9, 9))
+    structure = rg.analyze(model, torch.randn(2, 3, 9, 9))
+    rg.grow_(structure, 2, rg.Firefly(), loss=lambda: model(next(batches)).square().mean(), batches=3)
+    assert next(batches, None) is None
+    assert not model._forward_pre_hooks

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 #: What optimizers call the sizes of past gradients, by which they divide. At zero, new entries would leap: in a long
 #: run of Adam's by more than six times the learning rate a step.
-_ADAMS, _OTHERS = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf"), ("square_avg", "acc_delta", "sum", "step_size")
-DIVISORS = frozenset({*_ADAMS, *_OTHERS, "row_var", "col_var", "variance"})
+DIVISORS = frozenset(
+    {"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum", "step_size"}
+    | {"row_var", "col_var", "variance"}  # Adafactor's
+)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ class Grower(Method, Protocol):
     """A method that can make new units.
 
     It may have ``needs``, what it must see of an axis (:data:`regrow.evidence.Needs`), and ``settle(gains, most, free,
-    seen)``, which decides how many units each axis gains where the user's amount leaves that open.
+    seen)``, which decides how many units each axis gains where the user's amount leaves that open. Running statistics
+    follow what its units change where ``recalibrates`` is true.
     """
 
     def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh | Grown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from .amounts import Amount, Limits, Target, axes_of, to_grow, to_prune
 from .edit import Edit, apply
 from .errors import NothingToDo, NotPermissible
 from .evidence import gather
+from .evidence.twice import remembered
 from .filling import halved
 from .growing.random import Random
 from .growing.recalibration import recalibrated
@@ -90,7 +92,9 @@ def grow_(
     structure = next(iter(gains)).structure
     if generator is None:
         generator = torch.Generator().manual_seed((torch.initial_seed() + len(structure.edits)) % 2**63)
-    seen = _seen(method, list(gains), loss, batches, generator)
+    recalibrates, device = getattr(method, "recalibrates", False), next(structure.model.parameters()).device.type
+    with remembered(structure.model, device) if recalibrates else nullcontext([]) as calls:
+        seen = _seen(method, list(gains), loss, batches, generator)
     if hasattr(method, "settle"):
         free = not isinstance(amount, Mapping) and limits.round_to == 1
         gains = method.settle(gains, {axis: limits.most(axis) for axis in gains}, free, seen)
@@ -101,17 +105,17 @@ def grow_(
     paces = _paces(grown, lr_factor, optimizer, method)
     copies = {axis: each.copies for axis, each in grown.items() if each.copies}
     changed = _changed(grown)
-    before = {name: structure.tensor(name).detach() for name in changed}
     grow = partial(apply, structure, maps, values, optimizer, "grow", method.name, paces=paces, copies=copies)
-    edit = grow(changed)
-    if loss is not None and getattr(method, "recalibrates", False):
-        # What norms get of new units is seen only with them there.
-        try:
-            running = recalibrated(edit, before, loss, batches)
-        finally:
-            edit.undo_()
-        edit = grow(running | changed)
-    return edit
+    if not recalibrates:
+        return grow(changed)
+    # What norms get of new units is seen only with them there.
+    before = {name: structure.tensor(name).detach() for name in changed}
+    attempt = grow(changed)
+    try:
+        running = recalibrated(attempt, before, calls)
+    finally:
+        attempt.undo_()
+    return grow(running | changed)
 
 
 def prune_(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,6 +45,36 @@ def called_again(model: nn.Module, silent: Mapping[str, Tensor], moments: Shifts
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a model: what it was given, and autocast's dtype where that was on."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+    autocast: torch.dtype | None
+
+    def again(self, model: nn.Module, device: str) -> None:
+        """Make it once more, without gradients."""
+        with torch.no_grad(), torch.autocast(device, self.autocast, enabled=self.autocast is not None):
+            model(*self.args, **self.kwargs)
+
+
+@contextlib.contextmanager
+def remembered(model: nn.Module, device: str) -> Iterator[list[Call]]:
+    """Yields the calls of a model that are made inside, in order."""
+    calls: list[Call] = []
+
+    def remember(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        calls.append(Call(args, kwargs, dtype))
+
+    hook = model.register_forward_pre_hook(remember, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        hook.remove()
 
 
 def _random_state() -> list[Any]:

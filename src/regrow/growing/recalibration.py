@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..edit import Edit
-from ..evidence import computed, looking
-from ..evidence.twice import Shifts, called_again
+from ..evidence import looking
+from ..evidence.twice import Call, Shifts, called_again
 from ..structure.example import named_tensors
 
 
 @torch.no_grad()
-def recalibrated(
-    edit: Edit, before: Mapping[str, Tensor], loss: Callable[[], Tensor], batches: int
-) -> dict[str, Tensor]:
+def recalibrated(edit: Edit, before: Mapping[str, Tensor], calls: Sequence[Call]) -> dict[str, Tensor]:
     """The running statistics as they will be, by name, without the new units and in their shapes before the edit.
 
-    The grown model runs on each batch, and again as it was: new units silent, old ones with their old values. Running
-    statistics move as much as those of the batches do between the two.
+    The grown model is called as it was when the method looked at it, and again as it was before: new units silent, old
+    ones with their old values. Running statistics move as much as those of the batches do between the two.
 
     Args:
         edit: The growth, which has been applied.
         before: The tensors in which old units changed, as they were, by name.
-        loss: Called once for each batch.
-        batches: How many.
+        calls: Of the model.
     """
     model = edit.structure.model
     tensors = named_tensors(model)
+    device = next(iter(tensors.values())).device.type
     shifts = Shifts(tensors, (), old := _as_before(edit, before), backwards=True)
     with looking(model) as restore, called_again(model, old, shifts):
-        for _ in range(batches):
+        for call in calls:
             with shifts:
-                computed(loss)
+                call.again(model, device)
             restore()
     return {name: _old_units(edit, name, moved) for name, moved in shifts.moved().items()}
 
