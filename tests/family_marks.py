@@ -28,7 +28,7 @@ EDITS: dict[str, str] = {
     ),
     "orthogonal": "what meets an unknown call gets no gradient",
     **dict.fromkeys(("similarity", "quantised", "cosine_head"), _LEARN),
-    **dict.fromkeys(("force_field", "interleaved"), "weights that are read both ways are zero on both sides"),
+    "force_field": "weights that are read both ways are zero on both sides",
 }
 
 

@@ -49,6 +49,17 @@ def test_the_boundary_is_frozen_unless_it_is_asked_for() -> None:
     assert reasons["first.weight", 1] == "fed by the model's input"
 
 
+def test_of_several_outputs_the_reason_names_the_one_that_freezes() -> None:
+    class Cached(Classifier):
+        def forward(self, x: Tensor) -> Any:
+            inside = torch.relu(self.norm(self.first(x)))
+            return {"logits": self.head(inside.mean((2, 3))), "cache": [inside]}
+
+    reasons = {(f.name, f.dim): f.reason for f in rg.analyze(Cached(), torch.rand(2, 3, 6, 6)).frozen}
+    assert reasons["head.weight", 0] == "is the model's output 'logits'"
+    assert reasons["first.weight", 0] == "is the model's output 'cache'"
+
+
 def test_a_classifier_learns_new_classes_and_keeps_the_old() -> None:
     torch.manual_seed(0)
     model, x, labels = Classifier(), torch.rand(12, 3, 6, 6), torch.arange(12) % 6

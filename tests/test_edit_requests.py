@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -265,6 +266,53 @@ def test_protected_axes_are_left_alone() -> None:
     assert [axis.size for axis in b.structure.axes] == [8, 8]
     rg.prune_(b.structure, 3, optimizer=b.optimizer, protect=("conv*",))
     assert [axis.size for axis in b.structure.axes] == [5, 8]
+
+
+class Halves(nn.Module):
+    """A layer whose two halves are axes of one name, told apart by numbers in brackets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.one, self.other = nn.Linear(4, 10), nn.Linear(6, 3), nn.Linear(4, 3)
+        self.parts = [6, 4]
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.both(x).split(self.parts, -1)
+        return self.one(first.relu()) + self.other(second.relu())
+
+
+def test_a_name_with_brackets_means_that_axis() -> None:
+    structure = rg.analyze(Halves(), torch.randn(2, 4))
+    names = [axis.name for axis in structure.axes]
+    assert names == ["both.weight[0]#0", "both.weight[0]#1"]
+    assert [axis.name for axis in structure.select(names[1])] == names[1:]
+    rg.grow_(structure, 2, protect=names[0])
+    assert [axis.size for axis in structure.axes] == [6, 6]
+
+
+class Block(nn.Module):
+    """A residual branch behind a layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(self.up(self.norm(x)).relu())
+
+
+def test_all_axes_that_a_method_cannot_grow_are_named_at_once() -> None:
+    """Streams behind a layer norm can't be grown by gradients; what is left when they are protected can be."""
+    layers = [Block(), Block()]
+    model = nn.Sequential(nn.Linear(5, 8), layers[0], nn.Linear(8, 8), layers[1], nn.Linear(8, 3))
+    x = torch.randn(6, 5)
+    structure = rg.analyze(model, x)
+    with pytest.raises(rg.NotPermissible, match=r"2 of these 4 axes can't be; leave them out, protect=\[") as caught:
+        rg.grow_(structure, 2, rg.GradMax(), loss=lambda: model(x).square().mean())
+    listed = str(caught.value).partition("protect=")[2].partition(":")[0]
+    streams = re.findall(r"'([^']+)'", listed)
+    edit = rg.grow_(structure, 2, rg.GradMax(), loss=lambda: model(x).square().mean(), protect=streams)
+    assert set(edit.sizes) == {axis.name for axis in structure.select(kind="neuron")} - set(streams)
 
 
 def test_growing_a_structure_means_its_neurons_and_groups_are_asked_for() -> None:

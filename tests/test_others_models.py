@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor, nn
 
 import regrow as rg
+from regrow.rows import rows_of
 from state import outputs, relative_change
 
 
@@ -89,6 +90,40 @@ def test_growing_a_quarter_of_every_axis_keeps_the_function(name: str) -> None:
     assert relative_change(before, outputs(model, x)) < 1e-10
     assert rg.measure.parameters(model) > 1.2 * size
     model.train()(x).square().mean().backward()
+
+
+def _gpt2() -> nn.Module:
+    sizes = {"vocab_size": 64, "n_positions": 16, "n_embd": 12, "n_layer": 2, "n_head": 3}
+    return Logits(transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **GPT_OFF)))
+
+
+def _mamba() -> nn.Module:
+    sizes = {"vocab_size": 64, "hidden_size": 16, "state_size": 6, "num_hidden_layers": 2, "time_step_rank": 3}
+    return Logits(transformers.MambaForCausalLM(transformers.MambaConfig(**sizes, use_cache=False)))
+
+
+#: No dropout, and token numbers that lie in the vocabulary.
+GPT_OFF: dict[str, Any] = {
+    **dict.fromkeys(("attn_pdrop", "resid_pdrop", "embd_pdrop"), 0.0), "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("build_", [_gpt2, _mamba], ids=["gpt2", "mamba"])
+def test_new_units_of_weights_that_make_several_things_at_once_learn(build_: Callable[[], nn.Module]) -> None:
+    """Of queries and keys in one matrix only one is silent: were both, neither would ever get a gradient."""
+    torch.manual_seed(0)
+    model, x = build_().double(), torch.randint(64, (2, 8))
+    axes = [axis for axis in rg.analyze(model, x).axes if axis.growable and axis.exact]
+    before = outputs(model, x)
+    edits = {axis: rg.grow_(axis, 2, rg.Random(), generator=torch.Generator().manual_seed(0)) for axis in axes}
+    assert relative_change(before, outputs(model, x)) < 1e-10
+    model(x).square().mean().backward()
+    for axis, edit in edits.items():
+        learning = torch.zeros(axis.size, dtype=torch.bool)
+        for entry in axis.entries:
+            if entry.tensor.grad is not None:
+                learning |= rows_of(entry, entry.tensor.grad, axis.size).flatten(1).any(1)
+        assert learning[edit.new].all(), axis.name
 
 
 @dataclasses.dataclass

@@ -132,6 +132,26 @@ def test_roles(name: str, variant: str) -> None:
     assert roles(analyzed(name, variant)) == ROLES[name]
 
 
+class Positions(nn.Module):
+    """A bias that a small network computes from a table of coordinates, as in Swin V2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.randn(1, 7, 5))
+        self.hidden, self.out, self.main = nn.Linear(5, 8), nn.Linear(8, 7), nn.Linear(4, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.main(x) + self.out(self.hidden(self.table).relu()).mean((0, 1))
+
+
+def test_a_table_of_constants_is_what_a_weight_reads(seeded: None) -> None:
+    axes = rg.analyze(Positions(), torch.randn(2, 4)).axes
+    found = {axis.name: {(entry.name, entry.role) for entry in axis.entries} for axis in axes}
+    assert found["hidden"] == {("hidden.weight", "out"), ("hidden.bias", "shift"), ("out.weight", "in")}
+    assert {("table", "out"), ("hidden.weight", "in")} in found.values()
+    assert len(found) == 2
+
+
 def test_a_scale_and_a_shift_written_by_hand_have_the_roles_of_a_norms(seeded: None) -> None:
     class Affine(nn.Module):
         def __init__(self) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import filter as filter_names
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from .cutoffs import Budget, Cutoff, Threshold, Valley, sizes_after
 from .errors import NotPermissible
+from .patterns import means
 from .structure import Axis, Structure
 from .structure.axis import BOUNDARY
 
@@ -55,7 +54,7 @@ class Limits:
 
     def spares(self, axis: Axis) -> bool:
         """Whether the axis as a whole is protected."""
-        return any(isinstance(p, str) and fnmatchcase(axis.name, p) for p in self.protect)
+        return any(isinstance(p, str) and means(p, axis.name) for p in self.protect)
 
     def protected_units(self, axis: Axis) -> list[int]:
         """Units of this axis that must stay."""
@@ -95,7 +94,7 @@ def axes_of(target: Target, limits: Limits, kinds: tuple[str, ...], verdict: str
         raise NotPermissible("there is no axis to edit here; print(structure) says what is frozen and why.")
     names = [axis.name for axis in found[0].structure.axes]
     for pattern in limits.protect:
-        if isinstance(pattern, str) and not filter_names(names, pattern):
+        if isinstance(pattern, str) and not any(means(pattern, name) for name in names):
             raise ValueError(f"protect={pattern!r} matches no axis; there are {', '.join(names)}.")
     if isinstance(limits.protect, Mapping):
         return found

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..errors import NotPermissible
 from ..structure import Axis
 from ..structure.running import untouched
 from .growth import Growth
@@ -63,15 +64,54 @@ def gather(
             gradients are in float16.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    seen = {axis: {name: make(axis, generator) for name, make in needs.items()} for axis in axes}
+    seen: dict[Axis, dict[str, Any]] = {axis: {} for axis in axes}
+    refused: dict[Axis, NotPermissible] = {}
+    for axis, evidence in seen.items():
+        with _noting(refused, axis):
+            evidence.update((name, make(axis, generator)) for name, make in needs.items())
+    if len(refused) == len(axes):
+        raise _together(refused, len(axes))
     with looking(axes[0].structure.model) as restore:
         for _ in range(batches):
             passages = _passages(axes, loss)
             restore()  # old units' running statistics are what they were, for whoever looks at them
-            for passage in passages:
-                for evidence in seen[passage.axis].values():
-                    evidence.add(passage)
+            found = {passage.axis: passage for passage in passages}
+            for axis in (axis for axis in axes if axis not in refused):
+                with _noting(refused, axis):
+                    passage = _reached(found, axis)
+                    for evidence in seen[axis].values():
+                        evidence.add(passage)
+            if refused:
+                raise _together(refused, len(axes))
     return seen
+
+
+def _reached(passages: Mapping[Axis, Passage], axis: Axis) -> Passage:
+    if axis in passages:
+        return passages[axis]
+    raise NotPermissible(
+        f"no gradient of the loss reaches what reads the units of {axis.name}: no such weight was used, or it is "
+        "frozen; choose other axes, or a method that doesn't look at the loss."
+    )
+
+
+@contextlib.contextmanager
+def _noting(refused: dict[Axis, NotPermissible], axis: Axis) -> Iterator[None]:
+    try:
+        yield
+    except NotPermissible as error:
+        refused[axis] = error
+
+
+def _together(refused: Mapping[Axis, NotPermissible], number: int) -> NotPermissible:
+    """What is said where some of several axes can't be looked at: all at once, as they have to be left out at once."""
+    if number == 1 or len(refused) == 1:
+        return next(iter(refused.values()))
+    reasons = "\n".join(f"- {error}" for error in refused.values())
+    names = [axis.name for axis in refused]
+    return NotPermissible(
+        f"{len(refused)} of these {number} axes can't be; leave them out, protect={names}:\n{reasons}"
+    )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import NotPermissible
 from ..neutral import last, neutral, typical
@@ -186,9 +186,10 @@ def check_sides(axis: Axis) -> None:
                 "leave them out (protect=), or grow them by Random."
             )
         if not entry.tensor.requires_grad:
+            learns = isinstance(entry.tensor, nn.Parameter)
             raise NotPermissible(
-                f"{entry.name} is frozen, so new units of {axis.name} couldn't learn there; "
-                "set its requires_grad, or leave that axis out (protect=)."
+                f"{entry.name} is {'frozen' if learns else 'a buffer'}, so new units of {axis.name} couldn't learn "
+                f"there; {'set its requires_grad, or ' * learns}leave that axis out (protect=)."
             )
 
 

@@ -12,7 +12,6 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..errors import NotPermissible
 from ..structure import Axis
 from .dropout import undropped
 from .passage import Constant, Passage, Slot, Step, leaves
@@ -172,24 +171,20 @@ class Recorder(TorchDispatchMode):
         return [self._finished(draft, dict.fromkeys(draft.ends, torch.empty(0))) for draft in drafts]
 
     def passages(self, loss: Tensor) -> list[Passage]:
-        """One passage for each axis, with the gradients of a loss that was computed in this mode.
+        """A passage for each axis, with the gradients of a loss that was computed in this mode.
 
-        Raises:
-            NotPermissible: No gradient reaches what consumes an axis's units.
+        Axes are missing whose units no weight reads that a gradient reaches.
         """
         edges = [edge for draft in self._drafts for edge in draft.ends.values() if edge is not None]
-        for draft in self._drafts:
-            if not any(draft.ends.values()):
-                raise NotPermissible(_unreached(draft.axis))
-        gradients = dict(zip(edges, torch.autograd.grad(loss, edges, allow_unused=True), strict=True))
-        found = []
+        found = torch.autograd.grad(loss, edges, allow_unused=True) if edges else ()
+        gradients = dict(zip(edges, found, strict=True))
+        passages = []
         for draft in self._drafts:
             at_ends = {slot: gradients[edge] for slot, edge in draft.ends.items() if edge is not None}
             ends = {slot: gradient for slot, gradient in at_ends.items() if gradient is not None}
-            if not ends:
-                raise NotPermissible(_unreached(draft.axis))
-            found.append(self._finished(draft, ends, float(loss.detach())))
-        return found
+            if ends:
+                passages.append(self._finished(draft, ends, float(loss.detach())))
+        return passages
 
     @staticmethod
     def _finished(draft: _Draft, ends: dict[int, Tensor], loss: float = 0.0) -> Passage:
@@ -208,13 +203,6 @@ def _has_custom(node: Any, depth: int) -> bool:
             return True
         layer = {n for each in layer for n, _ in each.next_functions if n is not None}
     return False
-
-
-def _unreached(axis: Axis) -> str:
-    return (
-        f"no gradient of the loss reaches what reads the units of {axis.name}: no such weight was used, or it is "
-        "frozen; choose other axes, or a method that doesn't look at the loss."
-    )
 
 
 #: Calls that put tensors beside each other.

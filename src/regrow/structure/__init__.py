@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..patterns import means
 from .accepted import NoOutput, check_example, check_model, check_opened, check_outputs, explained
 from .assemble import Frozen, Reasons, assemble, without_immovable
 from .axis import KINDS, TAGS, Axis, Count, Entry, Verdict
 from .boundary import Boundary
-from .example import Example, named_tensors, tensors_in
+from .example import Example, named_tensors, part_of, tensors_in
 from .journal import Journal
 from .labels import Source
 from .prove import Proof
@@ -101,7 +101,7 @@ class Structure:
         """
         if kind is not None and kind not in (*KINDS, *TAGS):
             raise ValueError(f"there is no kind {kind!r} of axis; kinds are {', '.join((*KINDS, *sorted(TAGS)))}.")
-        return tuple(a for a in self.axes if fnmatchcase(a.name, pattern) and kind in (None, a.kind, *a.tags))
+        return tuple(a for a in self.axes if means(pattern, a.name) and kind in (None, a.kind, *a.tags))
 
     def flops(self, shapes: Mapping[str, Sequence[int]] | None = None) -> float:
         """FLOPs (2 × multiply-adds) of one forward pass on the analysed example.
@@ -223,6 +223,7 @@ class _Analysis:
             True: (Journal(), []),
         }
         self.trace = Trace(rule_of, example.on_meta, Relations(), self.journals[False][0], boundary)
+        self.trace.buffers = {name for name, _ in model.named_buffers()}
         self.trace.module_names = {module: name for name, module in model.named_modules()}
         tensors = example.stand_ins(model)
         for name, tensor in named_tensors(model).items():
@@ -239,17 +240,19 @@ class _Analysis:
             self.trace.count_flops, self.trace.journal = not training, journal
             returned = run(self.trace, self.insides, example.args, example.kwargs, tensors)
             self.trace.reads.forget_unread(tensors_in(returned), tensors.values())
-            shapes.extend(self._put_out(out) for out in tensors_in(returned))
+            parts = part_of(returned)
+            shapes.extend(self._put_out(out, parts.get(id(out), "")) for out in tensors_in(returned))
         check_outputs([*self.journals[False][1], *self.journals[True][1]], returned)
         self.trace.relations.join_parts()
         self.trace.relations.join_integers()
 
-    def _put_out(self, out: Tensor) -> tuple[int, ...]:
+    def _put_out(self, out: Tensor, part: str) -> tuple[int, ...]:
         """Freeze an output, but for what may grow; its shape, with -1 there."""
         opened = [f for f in self.trace.of(out).fields if self.trace.opened(f)]
         for fld in opened:
             self.trace.relations.note_kind(fld.labels, "output")
-        self.trace.relations.freeze([f for f in self.trace.of(out).fields if f not in opened], "is the model's output")
+        fixed = [f for f in self.trace.of(out).fields if f not in opened]
+        self.trace.relations.freeze(fixed, f"is the model's output{part}")
         growing = {d for f in opened for d in f.dims}
         return tuple(-1 if d in growing else n for d, n in enumerate(out.shape))
 
@@ -266,7 +269,7 @@ class _Analysis:
     def _joined(self, pairs: Iterable[tuple[Source, Source]]) -> tuple[Axis, ...]:
         for one, other in pairs:
             short, long = (np.arange(source.start, source.start + source.size) for source in (one, other))
-            self.trace.relations.equate(np.tile(short, len(long) // len(short)), long)
+            self.trace.relations.equate(np.tile(short, len(long) // len(short)), long, apart=True)
         return self._solved()
 
 

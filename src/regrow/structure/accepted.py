@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Iterator, Sequence
-from fnmatch import filter as filter_names
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from ..patterns import means
 from .axis import holder, read_as
 from .example import Example, named_tensors
 from .running import Insides, plain_kernels
@@ -102,7 +102,7 @@ def check_opened(model: nn.Module, opened: Any) -> None:
     tensors = dict.fromkeys(name for tensor in held for name in (tensor, read_as(tensor)))
     names = dict.fromkeys(name for tensor in tensors for name in (holder(tensor), tensor))
     for pattern in patterns:
-        if not filter_names(names, pattern):
+        if not any(means(pattern, name) for name in names):
             known = ", ".join(name for name in names if name)
             raise ValueError(f"grow_outputs={pattern!r} names no module or tensor; there are {known or 'none'}.")
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..patterns import means
 from .axis import Place, holder, read_as
 from .maps import PlaceMap
 
@@ -38,7 +38,7 @@ class Boundary:
             return self.opened
         patterns = [self.opened] if isinstance(self.opened, str) else self.opened
         names = [name for t in (tensor, read_as(tensor)) for name in (t, holder(t))]
-        return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+        return any(means(pattern, name) for pattern in patterns for name in names)
 
 
 @dataclass(eq=False)

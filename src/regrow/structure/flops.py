@@ -40,8 +40,7 @@ class Flops:
             return
         bases = trace.relations.bases(widest.labels)
         bases = bases[bases > FIXED]
-        starts = np.array([source.start for source in trace.sources])
-        numbers, counts = np.unique(np.searchsorted(starts, bases, side="right") - 1, return_counts=True)
+        numbers, counts = np.unique(trace.sources.numbers(bases), return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             source = trace.sources[number]
             key = (source.tensor, source.dim)

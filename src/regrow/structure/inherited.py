@@ -101,7 +101,7 @@ def mixed(parts: Sequence[np.ndarray]) -> np.ndarray:
 class Inherited(Relations):
     """Stands in for the relations in a second trace: nothing is gathered, fresh units are checked as they meet."""
 
-    def equate(self, one: np.ndarray, other: np.ndarray, multiplied: bool = False) -> None:
+    def equate(self, one: np.ndarray, other: np.ndarray, apart: bool = False) -> None:
         key = (id(one), id(other))
         if one is other or key in self._said:
             return

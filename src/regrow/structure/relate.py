@@ -131,7 +131,7 @@ def _why_bare(trace: Trace, call: Call, tensor: Tensor) -> str:
     return f"meets a size that carries no labels, in {call.name}"
 
 
-def equate_fields(relations: Relations, one: Field, other: Field, multiplied: bool = False) -> None:
+def equate_fields(relations: Relations, one: Field, other: Field, apart: bool = False) -> None:
     """Equate two fields where they share places."""
     common = [place for place in one.dims if place in other.dims]
     if not common:
@@ -139,7 +139,7 @@ def equate_fields(relations: Relations, one: Field, other: Field, multiplied: bo
     a, b = relations.restrict(one, common), relations.restrict(other, common)
     if a is not None and b is not None:
         order = [b.dims.index(place) for place in a.dims]
-        relations.equate(a.labels, b.labels.transpose(order), multiplied)
+        relations.equate(a.labels, b.labels.transpose(order), apart)
 
 
 def _add(relations: Relations, fields: list[Field], new: Field, beside: bool = False) -> None:
@@ -215,6 +215,7 @@ def contract(
             first = (sizes or {})[letters[0]] if len(letters) > 1 else size
             extents.update(zip(letters, (first, size // max(1, first)), strict=False))
     operands = [_lettered(trace, call, t, dims, extents) for t, dims in zip(tensors, inputs, strict=True)]
+    operands = _with_constants(trace, operands)
     kept = {ord(c) for letters in output for c in letters}
     shifted = [{ord(c) for d in trace.shifts.of(t) for c in spec[d]} for t, spec in zip(tensors, inputs, strict=True)]
     _note_sides(trace, operands, kept, shifted)
@@ -252,6 +253,21 @@ def _lettered(trace: Trace, call: Call, tensor: Tensor, dims: list[str], extents
         (ord(c), d if len(group) == 1 else -1, extents[c]) for d, group in enumerate(dims) for c in group if c != "."
     ]
     return Operand.at(tensor, placed, sizes, known.origin)
+
+
+def _with_constants(trace: Trace, operands: list[Operand]) -> list[Operand]:
+    """What a weight reads that is computed from buffers alone, as a table of coordinates, is data, and makes units.
+
+    A single vector is none: spectral norm multiplies weights by such.
+    """
+    if any(o.origin != "weight" for o in operands):
+        return operands
+    constant = [o.tensor.ndim > 1 and trace.is_constant(o.tensor) for o in operands]
+    if all(constant):
+        return operands
+    for operand in (o for o, fixed in zip(operands, constant, strict=True) if fixed):
+        note_role(trace, operand.fields, "out")
+    return [o._replace(origin="data") if fixed else o for o, fixed in zip(operands, constant, strict=True)]
 
 
 def _note_sides(trace: Trace, operands: Sequence[Operand], kept: set[int], shifted: Sequence[set[int]]) -> None:

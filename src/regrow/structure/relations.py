@@ -18,7 +18,7 @@ class Relations:
     def __init__(self) -> None:
         self.count = 1  # label 0 is FIXED
         self.equal: list[tuple[np.ndarray, np.ndarray]] = []
-        self.multiplied: list[tuple[np.ndarray, np.ndarray]] = []  # equal too; of each pair one may be silent alone
+        self.apart: list[tuple[np.ndarray, np.ndarray]] = []  # equal too; of each pair one may be silent alone
         self.summed: list[Sum] = []
         self.nonzero: list[NotZero] = []
         self.frozen: list[tuple[np.ndarray, str]] = []
@@ -46,7 +46,7 @@ class Relations:
         starts = self._starts_of_derived()
         homes = [self._home(starts, rectangle) for rectangle in self.rectangles]
         read = np.zeros(self.count, bool)
-        for labels in (a for group in (*self.equal, *self.multiplied) for a in group):
+        for labels in (a for group in (*self.equal, *self.apart) for a in group):
             read[labels] = True
         for labels, _ in self.frozen:
             read[labels] = True
@@ -114,11 +114,12 @@ class Relations:
         self.count += count
         return np.arange(start, self.count)
 
-    def equate(self, one: np.ndarray, other: np.ndarray, multiplied: bool = False) -> None:
+    def equate(self, one: np.ndarray, other: np.ndarray, apart: bool = False) -> None:
         """Labels at the same place are one thing.
 
         Args:
-            multiplied: They are so because data with them are multiplied: what is silent in one is so in the product.
+            apart: One may be silent without the other, as where data with them are multiplied, or where no more is
+                known than that their sizes are the same.
         """
         if one is other:
             return
@@ -126,7 +127,7 @@ class Relations:
         if key not in self._said:
             self._said[key] = (one, other)
             one, other = np.broadcast_arrays(one, other)
-            (self.multiplied if multiplied else self.equal).append((one.ravel(), other.ravel()))
+            (self.apart if apart else self.equal).append((one.ravel(), other.ravel()))
 
     def freeze(self, fields: Iterable[Field], reason: str) -> None:
         """Nothing that carries these labels may change."""
@@ -186,7 +187,7 @@ class Relations:
         for size in self.sizes:
             if size.integer is not None:
                 key = (id(size.integer.holder), size.integer.attribute, size.integer.item)
-                self.equate(counted.setdefault(key, size.labels), size.labels)
+                self.equate(counted.setdefault(key, size.labels), size.labels, apart=True)
 
     def restrict(self, fld: Field, dims: Collection[int]) -> Field | None:
         """The field as seen from ``dims`` alone: each place there stands for a whole row (a *slab*)."""

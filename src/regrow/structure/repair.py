@@ -33,7 +33,7 @@ class Repairs:
 
     def mend(self, axes: Sequence[Axis], axis: Axis, edit: Edit, training: bool, outcome: Outcome) -> list[Axis] | None:
         """Repair until the model runs with one axis edited: the axes that there are then, or None."""
-        said = len(self.trials.trace.relations.equal)
+        said = len(self.trials.trace.relations.apart)
         counts = [(a, a.counts) for a in axes]
         now = list(axes)
         while outcome.failure:
@@ -45,7 +45,7 @@ class Repairs:
                 or self._with_integers(now, axis, edit, training, outcome, together=2)
             )
             if step is None:
-                del self.trials.trace.relations.equal[said:]
+                del self.trials.trace.relations.apart[said:]
                 for a, before in counts:
                     a.counts = before
                 return None
@@ -159,7 +159,7 @@ class Repairs:
     ) -> tuple[list[Axis], Axis, Outcome] | None:
         """Join, unless an axis that can go by itself would be lost."""
         relations = self.trials.trace.relations
-        said = len(relations.equal)
+        said = len(relations.apart)
         now = list(self.joined(pairs))
         keep_verdicts(axes, now)
         keys, before = {e.key for e in axis.entries}, {_identity(a) for a in axes}
@@ -169,7 +169,7 @@ class Repairs:
             found = self.trials.run(now, edit([successor]), training)
             if found.further_than(outcome) and not self._losing(axes, now, axis, edit, training):
                 return now, successor, found
-        del relations.equal[said:]
+        del relations.apart[said:]
         return None
 
     def _losing(self, before: list[Axis], now: Sequence[Axis], failing: Axis, edit: Edit, training: bool) -> bool:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
-
-from .arrays import distinct
-from .labels import FIXED, Source
+from .labels import Source
 from .trace import Trace
 
 #: Of several roles the first counts.
@@ -20,13 +17,13 @@ def roles(trace: Trace, parameters: Collection[str]) -> dict[int, str]:
     Args:
         parameters: Names of the tensors that are parameters: a mask that is a buffer does nothing to units by itself.
     """
-    reader = _Sources(trace)
+    bases, beneath = trace.relations.bases, trace.sources.beneath
     found: dict[int, str] = {}
     for labels, role in trace.relations.roles:
-        for source in reader.of(labels):
+        for source in beneath(bases(labels)):
             found[source.start] = _joined(found.get(source.start), role)
     for one, other, multiplied in trace.relations.computed:
-        sources = reader.of(one), reader.of(other)
+        sources = beneath(bases(one)), beneath(bases(other))
         factors = [s for s in (*sources[0], *sources[1]) if multiplied and trace.numel_of(s.tensor) == s.size]
         _share(*sources, multiplied, found, parameters)
         if any(s not in factors for s in (*sources[0], *sources[1])):
@@ -58,16 +55,3 @@ def _share(
             found[source.start] = _joined(found.get(source.start), role)
         elif any(s.tensor in parameters for s in (*one, *other)):
             found.pop(source.start, None)
-
-
-class _Sources:
-    """Finds the tensors' dimensions that labels are of, stand for, or combine."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
-        self.starts = np.array([source.start for source in trace.sources])
-
-    def of(self, labels: np.ndarray) -> list[Source]:
-        bases = self.trace.relations.bases(labels)
-        numbers = distinct(np.searchsorted(self.starts, bases[bases > FIXED], side="right") - 1)
-        return [self.trace.sources[number] for number in numbers]

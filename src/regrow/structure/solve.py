@@ -57,7 +57,7 @@ class Solution:
 
 def solve(relations: Relations) -> Solution:
     """Connected components, then the closed sets that hold nothing frozen."""
-    classes = components(relations.count, [*relations.equal, *relations.multiplied])
+    classes = components(relations.count, [*relations.equal, *relations.apart])
     fixed = (np.array([FIXED]), "joined with something that can't change")
     reasons = Notes.on(classes, [fixed, *relations.frozen])
     slabs, rectangles = relations.constraints()

@@ -101,7 +101,7 @@ def _equate(trace: Trace, labels: np.ndarray, shape: Shape) -> None:
         return
     assert trace.sizes is not None
     if not trace.sizes.tied_before(own, others):  # a second order beside the first would leave no choice
-        trace.relations.equate(beside, labels)
+        trace.relations.equate(beside, labels, apart=True)
 
 
 def lying_along(trace: Trace, fld: Field, dim: int) -> tuple[np.ndarray, np.ndarray]:

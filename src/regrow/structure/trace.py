@@ -7,7 +7,6 @@ the relations gathered here are solved in ``solve.py``.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -30,6 +29,7 @@ from .relations import Relations
 from .running import Insides, module_stack, plain_call, plain_kernels
 from .shifts import Shifts
 from .sizes import SizeMode, integers_as_sizes
+from .sources import Sources
 
 
 class Trace(TorchDispatchMode):
@@ -52,7 +52,8 @@ class Trace(TorchDispatchMode):
         self.relations, self.journal = relations, journal
         self.gathering = isinstance(journal, Journal)
         self.boundary = Boundary() if boundary is None else boundary
-        self.sources: list[Source] = []
+        self.sources = Sources()
+        self.buffers: Collection[str] = ()  # names of sources that nobody trains
         self.order: dict[str, int] = {}  # tensor name -> number of the first call that read it
         self.unknown: dict[str, int] = {}  # calls without a rule -> how often they were made
         self.flops = Flops()
@@ -103,7 +104,7 @@ class Trace(TorchDispatchMode):
     def looked_up(self, fld: Field) -> None:
         """These labels are indices by which entries are looked up: they can't change, unless growing was asked for."""
         if self.opened(fld):
-            source = self.source_of(fld.labels)
+            source = self.sources.of(fld.labels)
             name = source.tensor.rpartition(".")[0] if source is not None else ""
             self.relations.note_kind(fld.labels, "input", f"{name}.entries" if name else "entries")
             self.relations.roles.append((fld.labels.ravel(), "out"))
@@ -112,7 +113,7 @@ class Trace(TorchDispatchMode):
 
     def opened(self, fld: Field) -> bool:
         """Whether labels at the model's boundary may change, because the user asked for it."""
-        source = self.source_of(fld.labels) if self.boundary.opened else None
+        source = self.sources.of(fld.labels) if self.boundary.opened else None
         return source is not None and self.boundary.opens(source.tensor)
 
     def met_input(self, tensor: Tensor, dims: Iterable[int], fields: Iterable[Field]) -> None:
@@ -170,21 +171,21 @@ class Trace(TorchDispatchMode):
             dims = sorted(self.boundary.met.get(number, ()))
             self.set(tensor, self._fields(name_of_input(number), tensor, dims, labels), "data")
 
-    def source_of(self, labels: np.ndarray) -> Source | None:
-        """The tensor dimension whose own labels these are."""
-        first = int(labels.flat[0])
-        index = bisect.bisect_right(self.sources, first, key=lambda source: source.start) - 1
-        if index >= 0 and first < self.sources[index].start + self.sources[index].size:
-            return self.sources[index]
-        return None
-
     def name_of(self, tensor: Tensor) -> str | None:
         """The parameter or buffer that a weight is, or was computed from."""
         if id(tensor) in self._names:
             return self._names[id(tensor)]
         known = self.of(tensor)
-        sources = [self.source_of(f.labels) for f in known.fields] if known.origin == "weight" else []
+        sources = [self.sources.of(f.labels) for f in known.fields] if known.origin == "weight" else []
         return next((s.tensor for s in sources if s is not None), None)
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether a weight is a buffer, or computed from buffers alone."""
+        if tensor.requires_grad or not self.buffers:
+            return False
+        bases = [self.relations.bases(f.labels) for f in self.of(tensor).fields]
+        sources = [source for labels in bases for source in self.sources.beneath(labels)]
+        return bool(sources) and all(source.tensor in self.buffers for source in sources)
 
     def owner_of(self, tensor: Tensor) -> str:
         """The module that a weight belongs to, by name."""

@@ -161,7 +161,7 @@ def gated(trace: Trace, call: Call) -> None:
         if dim in fld.dims:
             axis = fld.dims.index(dim)
             one, other = (fld.labels.take(i, axis) for i in (0, 1))
-            trace.relations.equate(one, other, multiplied=True)
+            trace.relations.equate(one, other, apart=True)
             fld = Field(tuple(d for d in fld.dims if d != dim), one)
         fields.append(Field(tuple(d if d < dim else d - 1 for d in fld.dims), fld.labels))
     trace.set(call.out, fields, trace.of(data).origin)
