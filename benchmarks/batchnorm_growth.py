@@ -11,15 +11,13 @@ Runs that have been done are kept, a line each, in a file that is committed besi
 from __future__ import annotations
 
 import argparse
-import json
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from common import RESULTS
 from growth_runs import Config, Setup, run
-from growth_runs.summary import finite, summarise
-from rich.progress import Progress
+from growth_runs.summary import summarise
+from runs import do_missing, kept
 
 ORDERS = ("conv-norm-relu", "conv-relu-norm")
 
@@ -53,19 +51,6 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _kept(store: Path, setup: Setup) -> dict[str, dict[str, Any]]:
-    """Key -> run, of those of this setup."""
-    runs = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
-    return {run["key"]: run for run in runs if run["setup"] == setup.plain}
-
-
-def _keep(store: Path, setup: Setup, config: Config, result: dict[str, Any]) -> None:
-    before = store.read_text() if store.exists() else ""
-    partial = store.with_suffix(".part")  # so that a kill leaves no half line
-    partial.write_text(before + json.dumps(finite({"key": config.key, "setup": setup.plain, **result})) + "\n")
-    partial.replace(store)
-
-
 def main() -> None:
     """Do the runs that are missing, and summarise all."""
     given = _arguments()
@@ -76,21 +61,9 @@ def main() -> None:
         for order in given.orders
         for name in given.only
     ]
-    kept = _kept(given.store, setup)
-    missing = [] if given.summary else [config for config in wanted if config.key not in kept]
-    # A process for each run: what torch's kernels keep for the many sizes of one run isn't given back.
-    pool = ProcessPoolExecutor(given.jobs, max_tasks_per_child=1)
-    with pool, Progress() as progress:
-        bar = progress.add_task("runs", total=len(missing))
-        running = {pool.submit(run, setup, config): config for config in missing}
-        for done in as_completed(running):
-            if done.exception() is None:
-                _keep(given.store, setup, running[done], done.result())
-            else:  # the others go on
-                progress.console.print(f"{running[done].key} failed: {done.exception()!r}")
-            progress.advance(bar)
+    do_missing(given.store, setup, [] if given.summary else wanted, run, given.jobs)
     place = {name: number for number, name in enumerate((*ORDERS, *FORMS))}
-    runs = sorted(_kept(given.store, setup).values(), key=lambda run: (place[run["order"]], place[run["name"]]))
+    runs = sorted(kept(given.store, setup).values(), key=lambda run: (place[run["order"]], place[run["name"]]))
     summarise(setup, runs, RESULTS / "batchnorm_growth.json")
 
 

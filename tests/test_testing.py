@@ -77,7 +77,7 @@ class Careless(rg.Random):
 )
 def test_the_laws_notice_who_breaks_them(method: Any, law: str) -> None:
     for each in laws_of(method):
-        if each.rule.__name__ == law:
+        if each.rule.__name__ == law and each.edits == "units":
             with pytest.raises(AssertionError):
                 each.check()
 

@@ -5,6 +5,7 @@ An optimizer changes the values of a model's parameters; a :class:`Shaper` chang
 """
 
 from . import measure, testing
+from .actions import Grow, Prune, Rewire
 from .cutoffs import Budget, Threshold, Valley
 from .edit import Edit
 from .errors import NotPermissible
@@ -12,21 +13,32 @@ from .growing.firefly import Firefly
 from .growing.gradmax import GradMax
 from .growing.gradmax_optim import GradMaxOptim
 from .growing.random import Random
+from .growing.rigl import RigL
+from .growing.set import SET
+from .masks import hold_masks
 from .method import create_method, list_methods, method_config, register
 from .operations import grow_, prune_
-from .plan import Grow, Prune, at, chain, every
+from .plan import at, chain, every
 from .pruning.gating import add_gates_, fold_gates_
 from .pruning.l1 import L1
+from .pruning.magnitude import Magnitude
 from .pruning.polarization import Polarization
+from .pruning.snip import SNIP
+from .pruning.taylor import Taylor
 from .saving import load, reshape_, save
+from .schedules import cosine, cubic, linear
 from .shaper import Shaper
-from .structure import Axis, Structure, analyze
+from .sparsity import Pattern, Sparsity
+from .structure import Axis, Structure, Weights, analyze
 from .structure.rules import rule
+from .weight_operations import rewire_
 
 __version__ = "0.1.0"
 
 __all__ = [
     "L1",
+    "SET",
+    "SNIP",
     "Axis",
     "Budget",
     "Edit",
@@ -34,22 +46,33 @@ __all__ = [
     "GradMax",
     "GradMaxOptim",
     "Grow",
+    "Magnitude",
     "NotPermissible",
+    "Pattern",
     "Polarization",
     "Prune",
     "Random",
+    "Rewire",
+    "RigL",
     "Shaper",
+    "Sparsity",
     "Structure",
+    "Taylor",
     "Threshold",
     "Valley",
+    "Weights",
     "add_gates_",
     "analyze",
     "at",
     "chain",
+    "cosine",
     "create_method",
+    "cubic",
     "every",
     "fold_gates_",
     "grow_",
+    "hold_masks",
+    "linear",
     "list_methods",
     "load",
     "measure",
@@ -57,6 +80,7 @@ __all__ = [
     "prune_",
     "register",
     "reshape_",
+    "rewire_",
     "rule",
     "save",
     "testing",

@@ -71,7 +71,7 @@ class Limits:
         return -(-size // self.round_to) * self.round_to
 
 
-def axes_of(target: Target, limits: Limits, kinds: tuple[str, ...], verdict: str) -> list[Axis]:
+def axes_of(target: Any, limits: Limits, kinds: tuple[str, ...], verdict: str) -> list[Axis]:
     """The axes that a call is about; of a whole structure those of the given kinds that have the verdict.
 
     Raises:
@@ -140,7 +140,7 @@ def named(amount: Mapping[str, int | float], axes: Iterable[Axis]) -> dict[Axis,
     return {by_name[name]: value for name, value in amount.items()}
 
 
-def to_grow(axes: Sequence[Axis], amount: Amount, limits: Limits) -> dict[Axis, int]:
+def to_grow(axes: Sequence[Axis], amount: Any, limits: Limits) -> dict[Axis, int]:
     """How many units each axis gains; axes that gain none are left out.
 
     Raises:
@@ -160,9 +160,7 @@ def to_grow(axes: Sequence[Axis], amount: Amount, limits: Limits) -> dict[Axis, 
     return gains
 
 
-def to_prune(
-    axes: Sequence[Axis], amount: Amount, limits: Limits, scores: Mapping[Axis, Tensor]
-) -> dict[Axis, list[int]]:
+def to_prune(axes: Sequence[Axis], amount: Any, limits: Limits, scores: Mapping[Axis, Tensor]) -> dict[Axis, list[int]]:
     """Which units of each axis go: the lowest scores, over all axes alike or, for a mapping, of each axis.
 
     Raises:

@@ -1,15 +1,17 @@
-"""What follows a parameter through an edit: its gradient and its optimizer state."""
+"""What follows a parameter through an edit: its gradient, its mask and its optimizer state."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from .masks import masked, masks_on
 
 if TYPE_CHECKING:
     from .transaction import Transaction
@@ -23,22 +25,34 @@ DIVISORS = frozenset(
 )
 
 
+MASK = "mask"
+
+#: Where the mask of each masked parameter is: in which store, under what.
+Masks = Mapping[Tensor, tuple[dict[str, Tensor], str]]
+
+
 @dataclass(frozen=True)
 class Follower:
-    """A tensor that mirrors a parameter's shape; "grad", or an entry of the optimizer's state."""
+    """A tensor that mirrors a parameter's shape; "grad", "mask", or an entry of the optimizer's state."""
 
     key: str
     tensor: Tensor
     state: dict[str, Any]
+    under: str = ""
 
     @property
     def divides(self) -> bool:
         """Whether it measures past gradients, so that zero isn't what a new entry begins with."""
         return self.key in DIVISORS
 
+    @property
+    def fresh(self) -> float | bool:
+        """What it holds for new entries: they have no gradients and no past, and are on."""
+        return self.key == MASK
+
     def plan(self, writes: Transaction, new: Tensor) -> None:
         """Plan to replace it."""
-        writes.item(self.state, self.key, new)
+        writes.item(self.state, self.under or self.key, new)
 
 
 def assign(tensor: Tensor, data: Tensor) -> None:
@@ -52,8 +66,13 @@ def assign(tensor: Tensor, data: Tensor) -> None:
     tensor.data = data
 
 
-def followers(parameter: Tensor, optimizer: Optimizer | None) -> list[Follower]:
-    """The gradient and the optimizer's state tensors of a parameter, as far as they have its shape.
+def kept_masks(model: nn.Module) -> Masks:
+    """Where the masks of a model's parameters are."""
+    return {getattr(module, attribute): (masks_on(module), attribute) for module, attribute in masked(model)}
+
+
+def followers(parameter: Tensor, optimizer: Optimizer | None, masks: Masks) -> list[Follower]:
+    """The gradient, the mask, and the optimizer's state tensors of a parameter, as far as they have its shape.
 
     A state tensor follows if it has, on every dimension, the parameter's size or 1; numbers and tensors without
     dimensions (step counts) stay as they are.
@@ -61,6 +80,9 @@ def followers(parameter: Tensor, optimizer: Optimizer | None) -> list[Follower]:
     state = _state_of(parameter, optimizer)
     mirrors = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
     found = [Follower(key, value, state) for key, value in mirrors.items() if _mirrors(value, parameter)]
+    if parameter in masks:
+        store, attribute = masks[parameter]
+        found.append(Follower(MASK, store[attribute], store, attribute))
     if parameter.grad is not None:
         found.append(Follower("grad", parameter.grad, {}))
     return found

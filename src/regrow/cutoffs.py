@@ -22,7 +22,7 @@ class Threshold:
     >>> import regrow as rg
     >>> rg.Prune(rg.L1(1e-4), rg.Threshold(0.01))
     Prune(method=L1(strength=0.0001, grace=100, absorb=True), amount=Threshold(value=0.01), where='*', round_to=1, \
-min_size=None, max_size=None, protect=(), batches=1)
+min_size=None, max_size=None, protect=(), batches=1, kind=None)
     """
 
     value: float

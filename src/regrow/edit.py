@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from .carry import check_holds, followers, plan_resets, resets, warn_of_reset
+from .carry import Follower, check_holds, followers, kept_masks, plan_resets, resets, warn_of_reset
 from .errors import NotPermissible
 from .filling import filled
 from .pace import Pace, plan_pace
@@ -28,8 +28,25 @@ from .structure.running import untouched
 from .transaction import Transaction, Write
 
 
+class Past(Protocol):
+    """What an edited tensor and its followers were."""
+
+    @property
+    def sizes(self) -> Mapping[int, int]:
+        """The present size of each dimension that was edited."""
+        ...
+
+    def before(self, tensor: Tensor) -> Tensor:
+        """The tensor as it was before the edit, with the present values of what stayed."""
+        ...
+
+    def follower_before(self, follower: Follower) -> Tensor:
+        """What mirrors it, likewise."""
+        ...
+
+
 @dataclass(frozen=True)
-class _Past:
+class _Mapped:
     """What an edited tensor was: its maps, and the old tensors if anything of them has left.
 
     Where values that stayed were changed, ``written`` is what they were changed to: as long as they are that, they
@@ -40,8 +57,14 @@ class _Past:
     left: dict[str, Tensor]
     written: Tensor | None = None
 
+    @property
+    def sizes(self) -> dict[int, int]:
+        return {dim: len(place.take) for dim, place in self.maps.items()}
+
+    def follower_before(self, follower: Follower) -> Tensor:
+        return unmapped(follower.tensor, self.maps, self.left.get(follower.key))
+
     def before(self, tensor: Tensor) -> Tensor:
-        """The tensor as it was before the edit, with the present values of what stayed."""
         now = tensor.detach()
         back = unmapped(now, self.maps, self.left.get(""))
         if self.written is None:
@@ -57,11 +80,12 @@ class Edit:
     """A structural edit that has been applied.
 
     Attributes:
-        action: "grow" or "prune".
+        action: "grow" or "prune"; "rewire" where as many single weights came as went.
         method: The name of the method that made or chose the units; "" where they were named.
-        sizes: Axis name -> number of units (before, after).
-        params: Parameters of the model (before, after).
+        sizes: Axis name -> number of units (before, after); of single weights how many of each parameter are on.
+        params: Parameters of the model (before, after); of single weights those that are on.
         flops: FLOPs of a forward pass on the analysed example (before, after).
+        kind: "unit", or "weight" for single weights.
     """
 
     structure: Structure = field(repr=False)
@@ -70,17 +94,21 @@ class Edit:
     sizes: dict[str, tuple[int, int]]
     params: tuple[int, int]
     flops: tuple[float, float]
-    _new: dict[str, list[int]] = field(repr=False)
-    _removed: dict[str, list[int]] = field(repr=False)
+    _new: dict[str, Any] = field(repr=False)
+    _removed: dict[str, Any] = field(repr=False)
     _optimizer: Optimizer | None = field(repr=False)
-    _past: dict[str, _Past] = field(repr=False)
+    _past: dict[str, Past] = field(repr=False)
     _bookkeeping: list[Write] = field(repr=False, default_factory=list)
+    kind: str = "unit"
     # The structure counts edits by these: it must not keep alive what old edits hold for their undoing.
     _token: object = field(repr=False, default_factory=object)
 
     @property
     def new(self) -> Any:
-        """Indices of the new units: a list; for an edit of several axes a dict by axis name."""
+        """Indices of the new units: a list; for an edit of several axes a dict by axis name.
+
+        Of single weights it is a tensor of flat indices, by the name of their parameter where there are several.
+        """
         return self._by_axis(self._new)
 
     @property
@@ -88,11 +116,11 @@ class Edit:
         """Indices that the removed units had: a list; for an edit of several axes a dict by axis name."""
         return self._by_axis(self._removed)
 
-    def units(self, which: str) -> dict[str, list[int]]:
-        """The "new" or the "removed" units by axis name, for one axis as for several."""
+    def units(self, which: str) -> dict[str, Any]:
+        """The "new" or the "removed" by name, for one axis or tensor as for several."""
         return dict(self._new if which == "new" else self._removed)
 
-    def _by_axis(self, units: dict[str, list[int]]) -> Any:
+    def _by_axis(self, units: dict[str, Any]) -> Any:
         return dict(units) if len(units) > 1 else next(iter(units.values()))
 
     @torch.no_grad()
@@ -106,15 +134,16 @@ class Edit:
         """
         self._check_newest("undone")
         for name, past in self._past.items():
-            _check_sizes(name, self.structure.tensor(name), {d: len(p.take) for d, p in past.maps.items()})
+            _check_sizes(name, self.structure.tensor(name), past.sizes)
         with Transaction() as writes:
             writes.planned += [write.reversed() for write in reversed(self._bookkeeping)]
             writes.run()
+            masks = kept_masks(self.structure.model)
             for name, past in self._past.items():
                 tensor = self.structure.tensor(name)
                 grad = tensor.grad
-                for follower in followers(tensor, self._optimizer):
-                    before = unmapped(follower.tensor, past.maps, past.left.get(follower.key))
+                for follower in followers(tensor, self._optimizer, masks):
+                    before = past.follower_before(follower)
                     if follower.key == "grad":
                         grad = before
                     else:
@@ -164,7 +193,11 @@ class Edit:
             head = f"{name}: {before:,} -> {after:,}"
         else:
             before, after = (sum(pair[i] for pair in self.sizes.values()) for i in (0, 1))
-            head = f"{len(self.sizes)} axes: {before:,} -> {after:,} units"
+            of = "axes" if self.kind == "unit" else "tensors"
+            head = f"{len(self.sizes)} {of}: {before:,} -> {after:,} {self.kind}s"
+        if self.kind == "weight":
+            changed = sum(len(found) for which in (self._new, self._removed) for found in which.values())
+            return f"{head}, {self.params[1] - self.params[0]:+,} params, {changed:,} changed"
         flops = 100 * (self.flops[1] / self.flops[0] - 1) if self.flops[0] else 0.0
         return f"{head}, {self.params[1] - self.params[0]:+,} params, {flops:+.1f} % FLOPs"
 
@@ -207,11 +240,14 @@ def apply(
     edited = filled({**tensors, **changed}, by_tensor, maps, values, copies or {})
     if optimizer is not None:
         check_holds(optimizer, tensors.values())
+    masks = kept_masks(structure.model)
     unable = {} if optimizer is None else resets(optimizer, set(tensors.values()))
     edit = _describe(structure, maps, edited, optimizer, action, method)
     with Transaction() as writes:
         for name, tensor in tensors.items():
-            edit._past[name] = _carry(writes, tensor, edited[name], by_tensor[name], optimizer, name in changed)
+            edit._past[name] = _carry(
+                writes, tensor, edited[name], by_tensor[name], followers(tensor, optimizer, masks), name in changed
+            )
         writes.run()
         kept = len(writes.done)
         if optimizer is not None:
@@ -274,16 +310,16 @@ def _describe(
 
 
 def _carry(
-    writes: Transaction, tensor: Tensor, data: Tensor, maps: DimMaps, optimizer: Optimizer | None, changes: bool
-) -> _Past:
+    writes: Transaction, tensor: Tensor, data: Tensor, maps: DimMaps, following: Sequence[Follower], changes: bool
+) -> _Mapped:
     """Plan the writes of one tensor and its followers; returns what undoing them takes."""
     loses = any(len(place.kept[0]) < place.before for place in maps.values())
     left = {"": tensor.detach()} if loses or changes else {}
     grad = tensor.grad
-    for follower in followers(tensor, optimizer):
+    for follower in following:
         if loses:
             left[follower.key] = follower.tensor
-        moved = mapped(follower.tensor, maps, fill=0.0)
+        moved = mapped(follower.tensor, maps, fill=follower.fresh)
         if follower.divides:
             fill_with_means(moved, maps)
         if follower.key == "grad":
@@ -291,7 +327,7 @@ def _carry(
         else:
             follower.plan(writes, moved)
     writes.tensor(tensor, data, grad)
-    return _Past(maps, left, data.clone() if changes else None)
+    return _Mapped(maps, left, data.clone() if changes else None)
 
 
 def _plan_bookkeeping(

@@ -17,17 +17,22 @@ from .amounts import Amount, Limits, Target, axes_of, to_grow, to_prune
 from .edit import Edit, apply
 from .errors import NothingToDo, NotPermissible
 from .evidence import gather
+from .evidence.gradients import gradients
 from .evidence.twice import remembered
 from .filling import halved
 from .growing.random import Random
 from .growing.recalibration import recalibrated
+from .growing.rigl import RigL
 from .method import Grown, list_methods
 from .pace import Pace
 from .pruning.absorption import absorbed
 from .pruning.l1 import L1
+from .pruning.magnitude import Magnitude
 from .rows import with_rows
+from .sparsity import WeightAmount
 from .structure import Axis, Entry
 from .structure.maps import FRESH
+from .weight_operations import WeightTarget, grow_weights, is_weights, looks, prune_weights
 
 #: What growing a structure means when no axes are named, and what pruning one means.
 GROWS: tuple[str, ...] = ("neuron",)
@@ -35,8 +40,8 @@ PRUNES: tuple[str, ...] = ("neuron", "head")
 
 
 def grow_(
-    target: Target,
-    amount: Amount,
+    target: Target | WeightTarget,
+    amount: Amount | WeightAmount,
     method: Any = None,
     *,
     optimizer: Optimizer | None = None,
@@ -52,10 +57,13 @@ def grow_(
     """Add units to an axis, to several, or to all neuron axes of a structure, in place.
 
     Args:
-        target: An axis, a sequence of axes of one structure, or the structure.
+        target: An axis, a sequence of axes of one structure, or the structure; or some of ``structure.weights``, of
+            which single weights come on that are off.
         amount: Units for each axis (int), a fraction of each axis's size (float, at least one unit), or a mapping
-            from axis names to either.
-        method: A method with ``fresh``; :class:`regrow.Random` by default.
+            from axis names to either. Of single weights the number in all, a fraction of those that are on, a mapping
+            from names to either, or a :class:`regrow.Sparsity` to get down to.
+        method: A method with ``fresh``; :class:`regrow.Random` by default. For single weights one with
+            ``score_absent``; :class:`regrow.RigL` by default.
         optimizer: Its state follows: the old units' is kept to the bit, the new units' is zero, but second moments and
             whatever else divides a step, which are the mean of the axis's other units.
         generator: Where randomness comes from; by default one seeded by torch's initial seed and the number of
@@ -83,6 +91,11 @@ def grow_(
       (2): Linear(in_features=12, out_features=2, bias=True)
     )
     """
+    if is_weights(target):
+        method = RigL() if method is None else method
+        _check(method, "score_absent", "grow", optimizer, generator, loss, batches)
+        look, spared = looks(loss, batches, method), _of_weights(round_to, min_size, max_size, protect)
+        return grow_weights(target, amount, method, optimizer, generator, look, spared)  # type: ignore[arg-type]
     method = Random() if method is None else method
     _check(method, "fresh", "grow", optimizer, generator, loss, batches)
     limits = Limits(round_to, min_size, max_size, protect)  # type: ignore[arg-type]
@@ -119,8 +132,8 @@ def grow_(
 
 
 def prune_(
-    target: Target,
-    amount: Amount | Sequence[int] | Tensor,
+    target: Target | WeightTarget,
+    amount: Amount | WeightAmount | Sequence[int] | Tensor,
     method: Any = None,
     *,
     optimizer: Optimizer | None = None,
@@ -135,11 +148,15 @@ def prune_(
     """Remove units from an axis, from several, or from all neuron and head axes of a structure, in place.
 
     Args:
-        target: An axis, a sequence of axes of one structure, or the structure.
+        target: An axis, a sequence of axes of one structure, or the structure; or some of ``structure.weights``, of
+            which single weights go off.
         amount: Units in all (int) or a fraction of all units (float below 1), ranked over all axes alike; a mapping
             from axis names to either, each axis by itself; a :class:`regrow.Threshold` or :class:`regrow.Valley` of
-            the scores, or a :class:`regrow.Budget`; or, for one axis, the units to remove.
-        method: A method with ``score``; :class:`regrow.L1` by default.
+            the scores, or a :class:`regrow.Budget`; or, for one axis, the units to remove. Of single weights likewise a
+            number, a fraction of those that are on, a mapping or a threshold; a :class:`regrow.Sparsity` to get up to,
+            or a :class:`regrow.Pattern`.
+        method: A method with ``score``; :class:`regrow.L1` by default. For single weights one with ``score_weights``;
+            :class:`regrow.Magnitude` by default.
         optimizer: Its state follows.
         generator: As for :func:`grow_`.
         loss, batches: As for :func:`grow_`; methods that absorb what units send, as :class:`regrow.L1`, do so by its
@@ -153,6 +170,11 @@ def prune_(
         NotPermissible: An axis can't be pruned, or not that far.
         TypeError, ValueError: An argument is not what it should be. Nothing has been changed then.
     """
+    if is_weights(target):
+        method = Magnitude() if method is None else method
+        _check(method, "score_weights", "prune", optimizer, generator, loss, batches)
+        look, spared = looks(loss, batches, method), _of_weights(round_to, min_size, max_size, protect)
+        return prune_weights(target, amount, method, optimizer, generator, look, spared)  # type: ignore[arg-type]
     limits = Limits(round_to, min_size, max_size, protect)  # type: ignore[arg-type]
     method = L1() if method is None else method
     _check(method, "score", "prune", optimizer, generator, loss, batches)
@@ -173,7 +195,17 @@ def prune_(
     return apply(structure, maps, {}, optimizer, "prune", name, changed)
 
 
-def _named_units(target: Target, units: Sequence[int] | Tensor, limits: Limits) -> dict[Axis, list[int]]:
+def _of_weights(round_to: int, min_size: int | None, max_size: int | None, protect: Any) -> tuple[str, ...]:
+    """What of the limits holds for single weights: names of tensors that stay as they are."""
+    if round_to != 1 or min_size is not None or max_size is not None:
+        raise ValueError("round_to, min_size and max_size are for units; single weights take a Sparsity or a Pattern.")
+    limits = Limits(protect=protect)
+    if isinstance(limits.protect, Mapping) or not all(isinstance(p, str) for p in limits.protect):
+        raise TypeError(f"protect holds names of tensors or modules for single weights, not {protect!r}.")
+    return limits.protect  # type: ignore[return-value]
+
+
+def _named_units(target: Any, units: Sequence[int] | Tensor, limits: Limits) -> dict[Axis, list[int]]:
     if not isinstance(target, Axis):
         raise TypeError("units can be named for a single axis; for several give an amount and a method.")
     chosen = target.check_units(units.tolist() if isinstance(units, Tensor) else units)
@@ -201,12 +233,16 @@ def _seen(
     generator: torch.Generator | None,
 ) -> dict[Axis, dict[str, Any]]:
     """What the method needs to see of each axis; nothing without a need."""
-    needs = getattr(method, "needs", {})
-    if not needs or not axes:
+    needs, looked = getattr(method, "needs", {}), "score" in getattr(method, "sees_gradients", ())
+    if not (needs or looked) or not axes:
         return {axis: {} for axis in axes}
     if loss is None:
         raise ValueError(f"{method.name} looks at the loss: pass loss=, a callable that returns it.")
-    return gather(axes, needs, loss, batches, generator)
+    if not looked:
+        return gather(axes, needs, loss, batches, generator)
+    tensors = dict.fromkeys(e.tensor for axis in axes for e in axis.entries if e.tensor.requires_grad)
+    found = gradients(axes[0].structure.model, list(tensors), loss, batches)
+    return {axis: {"gradients": found} for axis in axes}
 
 
 def _grown(method: Any, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Grown:

@@ -2,82 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .amounts import Amount, Limits, check_fraction, units_of
-from .cutoffs import Budget, Threshold, Valley
-
-
-@dataclass(frozen=True)
-class Action:
-    """What a plan does at a step; see :class:`Grow` and :class:`Prune`."""
-
-    method: Any
-    amount: Amount
-    where: str = "*"
-    round_to: int = 1
-    min_size: int | None = None
-    max_size: int | None = None
-    protect: str | tuple[str, ...] = ()
-    batches: int = 1
-
-    def __post_init__(self) -> None:
-        if not callable(getattr(self.method, self._part, None)) or isinstance(self.method, type):
-            raise TypeError(f"{type(self).__name__} takes a method with {self._part}(), not {self.method!r}.")
-        if not isinstance(self.where, str):
-            raise TypeError(f"where is a pattern of axis names, not {self.where!r}.")
-        limits = Limits(self.round_to, self.min_size, self.max_size, self.protect)
-        object.__setattr__(self, "protect", limits.protect)
-        _check_step("batches", self.batches, 1)
-        amounts = self.amount.values() if isinstance(self.amount, Mapping) else [self.amount]
-        for amount in amounts:
-            self._check_amount(amount)
-
-    _part = ""
-
-    def _check_amount(self, amount: Any) -> None:
-        units_of(amount, 1)
-
-    @property
-    def limits(self) -> dict[str, Any]:
-        """The keyword arguments of grow_ and prune_ that bound the edit."""
-        return {name: getattr(self, name) for name in ("round_to", "min_size", "max_size", "protect")}
-
-
-@dataclass(frozen=True)
-class Grow(Action):
-    """Add units: ``amount`` to each axis that ``where`` matches (all neuron axes by default).
-
-    Args:
-        method: A method with ``fresh``, such as :class:`regrow.Random`.
-        amount: Units (int), a fraction of the present size (float), or a mapping from axis names to either.
-        where: A pattern of axis names.
-        round_to, min_size, max_size, protect, batches: As for :func:`regrow.grow_`.
-    """
-
-    _part = "fresh"
-
-
-@dataclass(frozen=True)
-class Prune(Action):
-    """Remove units: ``amount`` over all axes that ``where`` matches (neuron and head axes), ranked together.
-
-    Args:
-        method: A method with ``score``, such as :class:`regrow.L1`.
-        amount: Units in all (int), a fraction of all (float), a mapping from axis names to either, each axis by
-            itself; or a :class:`regrow.Threshold`, :class:`regrow.Valley` or :class:`regrow.Budget`.
-        where: A pattern of axis names.
-        round_to, min_size, max_size, protect, batches: As for :func:`regrow.prune_`.
-    """
-
-    _part = "score"
-
-    def _check_amount(self, amount: Any) -> None:
-        if not isinstance(amount, (Threshold, Valley, Budget)):
-            units_of(amount, 1)
-            check_fraction(amount)
+from .actions import Action, Grow, Prune, Rewire, check_step
+from .schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -93,7 +23,14 @@ class Every:
         """The actions due at a step; steps count from 1."""
         in_time = step > self.start and (self.stop is None or step <= self.stop)
         if in_time and (step - self.start) % self.period == 0:
-            yield self.action
+            yield self.action.at(self._time(step))
+
+    def _time(self, step: int) -> float | None:
+        """How much of the time between the first due step and the last has gone; None if there is no last."""
+        if self.stop is None:
+            return None
+        most = (self.stop - self.start) // self.period - 1
+        return ((step - self.start) // self.period - 1) / most if most else 1.0
 
     def entries(self) -> Iterator[tuple[Action, int | None]]:
         """Each action with its last due step, None if it never ends."""
@@ -149,10 +86,12 @@ def every(period: int, action: Action, start: int = 0, stop: int | None = None) 
     >>> [step for step in range(1, 1000) if list(plan.due(step))]
     [300, 400]
     """
-    _check_step("period", period, 1)
-    _check_step("start", start, 0)
+    check_step("period", period, 1)
+    check_step("start", start, 0)
     if stop is not None:
-        _check_step("stop", stop, start + period)
+        check_step("stop", stop, start + period)
+    elif isinstance(getattr(action, "amount", None), Schedule):
+        raise ValueError(f"{action.amount!r} needs to know when it ends; give every() a stop.")
     return Every(period, _checked(action), start, stop)
 
 
@@ -166,7 +105,9 @@ def at(steps: int | list[int] | tuple[int, ...], action: Action) -> At:
     if not named:
         raise ValueError("at() needs a step.")
     for step in named:
-        _check_step("a step", step, 1)
+        check_step("a step", step, 1)
+    if isinstance(getattr(action, "amount", None), Schedule):
+        raise ValueError(f"{action.amount!r} needs to know when it begins and ends; use every() with a stop.")
     return At(named, _checked(action))
 
 
@@ -182,14 +123,7 @@ def chain(*plans: Plan) -> Chain:
     return Chain(plans)
 
 
-def _check_step(what: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} is a whole number of steps, not {value!r}.")
-    if value < least:
-        raise ValueError(f"{what} is at least {least}, not {value}.")
-
-
 def _checked(action: Any) -> Action:
-    if not isinstance(action, (Grow, Prune)):
-        raise TypeError(f"a plan holds Grow(…) or Prune(…), not {action!r}.")
+    if not isinstance(action, (Grow, Prune, Rewire)):
+        raise TypeError(f"a plan holds Grow(…), Prune(…) or Rewire(…), not {action!r}.")
     return action

@@ -1,13 +1,13 @@
 """A model and its shape on disk: ``model.safetensors`` and ``shape.json``, no pickle.
 
-``shape.json`` holds the size of every tensor and the integers that modules keep; loading puts both onto a freshly
-built model, then fills it.
+``shape.json`` holds the size of every tensor, the integers that modules keep and the masks of single weights; loading
+puts them onto a freshly built model, then fills it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from .masks import mask_of, masked, masks_on
+from .packing import packed, unpacked
 from .structure.declared import outdated_sizes
 from .structure.example import named_tensors
 from .structure.integers import Integer, integers
@@ -43,6 +45,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
         "format": FORMAT,
         "tensors": {name: list(t.shape) for name, t in tensors.items()},
         "sizes": {name: sizes for name, m in model.named_modules() if (sizes := _sizes(m))},
+        "masks": {name: packed(mask) for name, mask in _masks(model)},
     }
     # Each file is complete or absent under its name, whenever the process dies.
     for name, write in (
@@ -78,12 +81,16 @@ def load(folder: str | Path, fresh_model: M) -> M:
         shape = _checked_shape(inner, folder / MODEL_FILE)
     if held != shape["tensors"]:
         raise ValueError(f"{folder / MODEL_FILE} doesn't hold the tensors that {SHAPE_FILE} lists.")
+    masks = _unpacked(shape, dict(fresh_model.named_parameters()), folder / SHAPE_FILE)
     with Transaction() as writes:
         _plan_reshape(writes, fresh_model, named_tensors(fresh_model), tensors, shape["sizes"])
         writes.run()
         with torch.no_grad():
             for name, tensor in named_tensors(fresh_model).items():
                 tensor.copy_(tensors[name])
+        for name, mask in masks.items():
+            owner, _, attribute = name.rpartition(".")
+            masks_on(fresh_model.get_submodule(owner))[attribute] = mask.to(named_tensors(fresh_model)[name].device)
     return fresh_model
 
 
@@ -116,6 +123,27 @@ def _sizes(module: nn.Module) -> dict[str, int]:
     return {integer.name: integer.value for integer in integers(module)}
 
 
+def _masks(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The masks of a model's parameters by name."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for module, attribute in masked(model):
+        mask = mask_of(module, attribute)
+        assert mask is not None
+        yield names[getattr(module, attribute)], mask
+
+
+def _unpacked(shape: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], path: Path) -> dict[str, Tensor]:
+    found = {}
+    for name, text in shape["masks"].items():
+        if name not in parameters or name not in shape["tensors"]:
+            raise ValueError(f"{path} has a mask for {name}, which is no parameter of this model.")
+        try:
+            found[name] = unpacked(text, shape["tensors"][name])
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: of the mask of {name}, {error}") from error
+    return found
+
+
 def _read_shape(path: Path) -> dict[str, Any]:
     try:
         return _checked_shape(path.read_text(), path)
@@ -130,13 +158,14 @@ def _checked_shape(text: str, path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} can't be read: {error}") from error
     if not isinstance(shape, dict) or shape.get("format") != FORMAT:
         raise ValueError(f"{path} isn't a shape of format {FORMAT}; it was written by another version or program.")
-    tensors, sizes = shape.get("tensors"), shape.get("sizes")
+    tensors, sizes, masks = shape.get("tensors"), shape.get("sizes"), shape.get("masks")
     if (
-        set(shape) != {"format", "tensors", "sizes"}
+        set(shape) != {"format", "tensors", "sizes", "masks"}
+        or not _is_table(masks, lambda text: isinstance(text, str))
         or not _is_table(tensors, _is_shape)
         or not _is_table(sizes, _is_sizes)
     ):
-        raise ValueError(f"{path} is damaged: it doesn't hold the tensors' shapes and the modules' sizes.")
+        raise ValueError(f"{path} is damaged: it doesn't hold the tensors' shapes, the modules' sizes and masks.")
     return shape
 
 

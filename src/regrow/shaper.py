@@ -9,16 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .actions import Action, Grow, Prune, Rewire
 from .amounts import Limits, named
 from .edit import Edit
 from .errors import NothingToDo
+from .masks import hold_masks, masked, watch
 from .operations import GROWS, PRUNES, grow_, prune_
 from .pace import attach, has_paces
-from .plan import Action, At, Chain, Every, Grow, Plan
-from .structure import Axis, Structure, analyze
+from .plan import At, Chain, Every, Plan
+from .structure import Axis, Structure, Weights, analyze
+from .weight_operations import grow_weights, looks, prune_weights, rewire_weights
 
 #: The parts of a method that act while training.
 _TRAINING = ("penalty", "project", "welcome")
+#: And those that act on single weights.
+_WITH_WEIGHTS = ("penalty_weights",)
 
 
 class Shaper:
@@ -72,20 +77,44 @@ class Shaper:
         self.steps = 0
         if has_paces(optimizer):
             attach(optimizer)
-        self._axes = {id(action): self._matching(action) for action, _ in plan.entries()}
-        self._training = [(a, last) for a, last in plan.entries() if any(hasattr(a.method, part) for part in _TRAINING)]
+        self._targets = {action.place: self._matching(action) for action, _ in plan.entries()}
+        self._training = [(a, last) for a, last in plan.entries() if any(hasattr(a.method, p) for p in _parts_of(a))]
+        self._gradients: dict[Tensor, Tensor] = {}  # of single weights, of the step at which they are looked at
+        if any(masked(model)) or any(action.kind == "weight" for action, _ in plan.entries()):
+            hold_masks(model, optimizer)
+            watch(optimizer, self._watch)
         self._births: dict[Axis, list[int]] = {}  # the steps at which units came, of axes that have grown
 
-    def _matching(self, action: Action) -> list[Axis]:
+    def _matching(self, action: Action) -> list[Any]:
+        if action.kind == "weight":
+            return self._matching_weights(action)
         kinds = GROWS if isinstance(action, Grow) else PRUNES
         able = "growable" if isinstance(action, Grow) else "prunable"
-        found = [a for a in self.structure.select(action.where) if a.kind in kinds and getattr(a, able)]
+        of_kind = self.structure.select(kind=action.kind)
+        known = [axis for axis in of_kind if (action.kind or axis.kind in kinds) and getattr(axis, able)]
+        found = [axis for axis in self.structure.select(action.where) if axis in known]
         if not found:
-            names = ", ".join(a.name for a in self.structure.axes if a.kind in kinds and getattr(a, able)) or "none"
-            raise ValueError(f"where={action.where!r} matches no {able} {' or '.join(kinds)} axis; there are: {names}.")
+            of, names = action.kind or " or ".join(kinds), ", ".join(axis.name for axis in known) or "none"
+            raise ValueError(f"where={action.where!r} matches no {able} {of} axis; there are: {names}.")
         if isinstance(action.amount, Mapping):
             return list(named(action.amount, found))
         return found
+
+    def _matching_weights(self, action: Action) -> list[Weights]:
+        found = list(self.structure.select(action.where, kind="weight"))
+        if not found:
+            names = ", ".join(weights.name for weights in self.structure.weights) or "none"
+            raise ValueError(f"where={action.where!r} matches no weights; there are: {names}.")
+        return found
+
+    def _watch(self) -> None:
+        """Keep gradients, before masks hide some, of weights that the coming call of :meth:`step` will look at."""
+        self._gradients = {}
+        for action in self.plan.due(self.steps + 1):
+            if action.kind == "weight" and getattr(action.method, "sees_gradients", ()):
+                for weights in self._targets[action.place]:
+                    if weights.tensor.grad is not None:
+                        self._gradients[weights.tensor] = weights.tensor.grad.clone()
 
     @property
     def due(self) -> bool:
@@ -100,20 +129,21 @@ class Shaper:
         terms = []
         for method, axes in self._active("penalty"):
             terms += [method.penalty(part) for part in _parts(method, axes)]
+        terms += [method.penalty_weights(weights) for method, weights in self._active("penalty_weights")]
         return sum(terms[1:], terms[0]) if terms else torch.zeros(())
 
-    def _active(self, part: str) -> list[tuple[Any, list[Axis]]]:
-        """Each method with that part once, with all axes that its actions still have before them."""
-        found: list[tuple[Any, list[Axis]]] = []
+    def _active(self, part: str) -> list[tuple[Any, list[Any]]]:
+        """Each method with that part once, with all that its actions still have before them."""
+        found: list[tuple[Any, list[Any]]] = []
         for action, last in self._training:
-            if not hasattr(action.method, part):
+            if not hasattr(action.method, part) or part not in _parts_of(action):
                 continue
             if last is not None and last <= self.steps:
                 continue
             known = next((axes for method, axes in found if method == action.method), None)
             if known is None:
                 found.append((action.method, known := []))
-            known += [axis for axis in self._axes[id(action)] if axis not in known]
+            known += [target for target in self._targets[action.place] if target not in known]
         return found
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> list[Edit]:
@@ -146,8 +176,10 @@ class Shaper:
 
     def _perform(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit | None:
         given = {"optimizer": self.optimizer, "generator": self.generator, "loss": closure, "batches": action.batches}
-        axes = self._axes[id(action)]
+        axes = self._targets[action.place]
         try:
+            if action.kind == "weight":
+                return self._perform_on_weights(action, closure)
             if isinstance(action, Grow):
                 return grow_(axes, action.amount, action.method, **given, **action.limits)
             limits = action.limits
@@ -158,6 +190,14 @@ class Shaper:
             return prune_(axes, action.amount, action.method, **given, **limits) if axes else None
         except NothingToDo:
             return None
+
+    def _perform_on_weights(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit:
+        perform = _ON_WEIGHTS[type(action)]
+        weights, held = self._targets[action.place], self._gradients
+        look = looks(closure, action.batches, action.method)
+        if closure is None and all(each.tensor in held for each in weights):
+            look = lambda _: held  # noqa: E731
+        return perform(weights, action.amount, action.method, self.optimizer, self.generator, look, action.protect)
 
     def _young(self, axes: list[Axis], grace: int) -> dict[str, list[int]]:
         """The units of each axis that came less than ``grace`` steps ago."""
@@ -170,6 +210,8 @@ class Shaper:
 
     def _follow(self, edit: Edit) -> None:
         """Note when units came, and let methods welcome them."""
+        if edit.kind == "weight":
+            return
         for name, (before, after) in edit.sizes.items():
             axis, new = self.structure[name], edit.units("new")[name]
             born = self._births.get(axis, [])
@@ -204,6 +246,17 @@ class Shaper:
             attach(self.optimizer)
         self.steps = steps
         self._births = {self.structure[name]: list(born) for name, born in state["births"].items()}
+
+
+_ON_WEIGHTS: dict[type[Action], Callable[..., Edit]] = {
+    Grow: grow_weights,
+    Prune: prune_weights,
+    Rewire: rewire_weights,
+}
+
+
+def _parts_of(action: Action) -> tuple[str, ...]:
+    return _WITH_WEIGHTS if action.kind == "weight" else _TRAINING
 
 
 def _parts(method: Any, axes: list[Axis]) -> list[Any]:

@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .edit import Edit
+from .masks import masks_on
 from .method import create_method, method_config
 from .operations import grow_, prune_
+from .pruning.magnitude import Magnitude
 from .structure import Axis, Structure, analyze
+
+#: What a method edits: units, single weights that go off, or single weights that come on.
+Edits = Literal["units", "weights on", "weights off"]
 
 #: The output may move by this much, relative to its largest value: float32 adds in another order.
 TOLERANCE = 1e-5
@@ -90,12 +95,14 @@ class Trial:
     structure: Structure
 
     @classmethod
-    def of(cls, name: str) -> Trial:
-        """A fresh trial; the same at each call."""
+    def of(cls, name: str, edits: Edits) -> Trial:
+        """A fresh trial; the same at each call. Where weights are to come on, half of them are off."""
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
             model, x = ZOO[name](), torch.randn(6, 3, 7, 7)
         trial = cls(model, x, torch.optim.Adam(model.parameters(), 1e-3, amsgrad=True), analyze(model, x))
+        if edits == "weights on":
+            prune_(trial.structure.weights, 0.5, Magnitude(), optimizer=trial.optimizer)
         trial.train()
         trial.train()
         return trial
@@ -106,12 +113,14 @@ class Trial:
         self.model(self.x).square().mean().backward()
         self.optimizer.step()
 
-    def edit(self, method: Any, seed: int = 0) -> Edit:
-        """What the method does to all axes that it can edit: a quarter more, or a third fewer units."""
+    def edit(self, method: Any, edits: Edits, seed: int = 0) -> Edit:
+        """What the method does to all that it can edit: a quarter more, or a third fewer units or weights."""
         generator = torch.Generator().manual_seed(seed)
-        perform, amount = (grow_, 0.25) if hasattr(method, "fresh") else (prune_, 0.3)
+        target: Any = self.structure if edits == "units" else self.structure.weights
+        grows = hasattr(method, "fresh") if edits == "units" else edits == "weights on"
+        perform, amount = (grow_, 0.25) if grows else (prune_, 0.3)
         loss = lambda: self.model(self.x).square().mean()  # noqa: E731
-        return perform(self.structure, amount, method, optimizer=self.optimizer, generator=generator, loss=loss)
+        return perform(target, amount, method, optimizer=self.optimizer, generator=generator, loss=loss)
 
     def outputs(self) -> list[Tensor]:
         """What a copy puts out in eval and in train mode."""
@@ -130,29 +139,34 @@ class Trial:
             for key, value in self.optimizer.state[parameter].items():
                 found[f"{name}.{key}"] = value.clone() if isinstance(value, Tensor) else value
         for name, module in self.model.named_modules():
+            found |= {f"{name}.{key}.mask": mask.clone() for key, mask in masks_on(module).items()}
             found[f"{name}.attributes"] = {k: v for k, v in vars(module).items() if isinstance(v, (int, tuple))}
         return found
 
 
-def keeps_the_function(method: Any, name: str) -> None:
+def keeps_the_function(method: Any, name: str, edits: Edits) -> None:
     """Growth doesn't move the output on exact axes, in eval and in train mode."""
-    trial = Trial.of(name)
+    trial = Trial.of(name, edits)
     before = trial.outputs()
-    trial.edit(method)
+    trial.edit(method, edits)
     for old, new in zip(before, trial.outputs(), strict=True):
         assert float((new - old).abs().max()) <= TOLERANCE * float(old.abs().max())
 
 
-def reaches_every_new_unit(method: Any, name: str) -> None:
-    """Each new unit gets a gradient, in its incoming or its outgoing weights."""
-    trial = Trial.of(name)
-    edit = trial.edit(method)
+def reaches_every_new_unit(method: Any, name: str, edits: Edits) -> None:
+    """Each new unit gets a gradient, in its incoming or its outgoing weights; of new weights some in each tensor."""
+    trial = Trial.of(name, edits)
+    edit = trial.edit(method, edits)
     trial.optimizer.zero_grad()
     trial.model(trial.x).square().mean().backward()
-    for axis_name, units in edit.units("new").items():
-        axis = trial.structure[axis_name]
-        for unit in units:
-            assert _gradient(axis, unit) > 0, f"unit {unit} of {axis_name} gets no gradient"
+    for part, new in edit.units("new").items():
+        if edits == "units":
+            for unit in new:
+                assert _gradient(trial.structure[part], unit) > 0, f"unit {unit} of {part} gets no gradient"
+        else:
+            gradient = trial.structure.tensor(part).grad
+            assert gradient is not None
+            assert bool(gradient.flatten()[new].any()) or not len(new), f"no new weight of {part} gets a gradient"
 
 
 def _gradient(axis: Axis, unit: int) -> float:
@@ -163,32 +177,45 @@ def _gradient(axis: Axis, unit: int) -> float:
     return total
 
 
-def undoes_bit_for_bit(method: Any, name: str) -> None:
+def undoes_bit_for_bit(method: Any, name: str, edits: Edits) -> None:
     """Editing and undoing restores parameters, buffers, gradients, optimizer state and sizes."""
-    trial = Trial.of(name)
+    trial = Trial.of(name, edits)
     before = trial.state()
-    trial.edit(method).undo_()
+    trial.edit(method, edits).undo_()
     _assert_same(before, trial.state())
 
 
-def grows_and_prunes_to_the_identity(method: Any, name: str) -> None:
-    """Pruning the units that were just grown leaves what there was."""
-    trial = Trial.of(name)
+def grows_and_prunes_to_the_identity(method: Any, name: str, edits: Edits) -> None:
+    """Pruning the units or weights that were just grown leaves what there was."""
+    trial = Trial.of(name, edits)
     before = trial.state()
-    edit = trial.edit(method)
-    for axis_name, units in edit.units("new").items():
-        prune_(trial.structure[axis_name], units, optimizer=trial.optimizer)
+    edit = trial.edit(method, edits)
+    by_name = {weights.name: weights for weights in trial.structure.weights}
+    for part, new in edit.units("new").items():
+        target = trial.structure[part] if edits == "units" else by_name[part]
+        if len(new):
+            prune_(target, new, optimizer=trial.optimizer)
     _assert_same(before, trial.state())
 
 
-def keeps_identities(method: Any, name: str) -> None:
+def keeps_what_is_off_at_zero(method: Any, name: str, edits: Edits) -> None:
+    """Weights that went off stay zero while training, momentum, second moments and weight decay notwithstanding."""
+    trial = Trial.of(name, edits)
+    trial.edit(method, edits)
+    for _ in range(3):
+        trial.train()
+    for weights in trial.structure.weights:
+        assert not bool(weights.tensor[~weights.mask].any()), f"a weight of {weights.name} came back"
+
+
+def keeps_identities(method: Any, name: str, edits: Edits) -> None:
     """Parameters stay the same objects, with their names, hooks, types and requires_grad, and training goes on."""
-    trial = Trial.of(name)
+    trial = Trial.of(name, edits)
     parameters = dict(trial.model.named_parameters())
     traits = {n: (id(p), p.dtype, p.device, p.requires_grad) for n, p in parameters.items()}
     seen: list[str] = []
     handles = [p.register_hook(lambda grad, n=n: seen.append(n)) for n, p in parameters.items()]
-    trial.edit(method)
+    trial.edit(method, edits)
     now = dict(trial.model.named_parameters())
     assert {n: (id(p), p.dtype, p.device, p.requires_grad) for n, p in now.items()} == traits
     trial.train()
@@ -197,21 +224,21 @@ def keeps_identities(method: Any, name: str) -> None:
         handle.remove()
 
 
-def repeats_itself(method: Any, name: str) -> None:
+def repeats_itself(method: Any, name: str, edits: Edits) -> None:
     """The same seed gives the same edit, and the global random state is untouched."""
-    one, other = Trial.of(name), Trial.of(name)
+    one, other = Trial.of(name, edits), Trial.of(name, edits)
     random = torch.get_rng_state()
-    one.edit(method, seed=5)
+    one.edit(method, edits, seed=5)
     torch.manual_seed(torch.initial_seed() + 1)
     moved = torch.get_rng_state()
-    other.edit(method, seed=5)
+    other.edit(method, edits, seed=5)
     untouched = torch.equal(moved, torch.get_rng_state())
     torch.set_rng_state(random)
     assert untouched
     _assert_same(one.state(), other.state())
 
 
-def survives_json(method: Any, name: str) -> None:
+def survives_json(method: Any, name: str, edits: Edits) -> None:
     """Its configuration goes through JSON and back."""
     assert create_method(**json.loads(json.dumps(method_config(method)))) == method
 
@@ -229,14 +256,16 @@ class Law:
 
     method: Any
     network: str
-    rule: Callable[[Any, str], None]
+    rule: Callable[[Any, str, Edits], None]
+    edits: Edits = "units"
 
     def check(self) -> None:
         """Raises AssertionError where the method breaks the law."""
-        self.rule(self.method, self.network)
+        self.rule(self.method, self.network, self.edits)
 
     def __str__(self) -> str:
-        return f"{self.method.name}-{self.rule.__name__}-{self.network}"
+        of = "" if self.edits == "units" else f"-{self.edits.replace(' ', '_')}"
+        return f"{self.method.name}-{self.rule.__name__}-{self.network}{of}"
 
 
 _FOR_ALL = (undoes_bit_for_bit, keeps_identities, repeats_itself, survives_json)
@@ -250,9 +279,26 @@ def laws_of(method: Any, broken: bool = False) -> list[Law]:
         method: An instance. Its class may say in ``breaks`` which laws it breaks by design: name -> the reason.
         broken: The laws that it says it breaks, instead.
     """
-    rules = (*_FOR_ALL, *_FOR_GROWERS) if hasattr(method, "fresh") else _FOR_ALL
     breaks = getattr(method, "breaks", {})
-    return [Law(method, network, rule) for rule in rules for network in ZOO if (rule.__name__ in breaks) == broken]
+    return [
+        Law(method, network, rule, edits)
+        for edits, rules in _rules_of(method)
+        for rule in rules
+        for network in ZOO
+        if (rule.__name__ in breaks) == broken
+    ]
+
+
+def _rules_of(method: Any) -> Iterator[tuple[Edits, tuple[Callable[[Any, str, Edits], None], ...]]]:
+    """What the method edits, with the laws for it."""
+    if hasattr(method, "fresh"):
+        yield "units", (*_FOR_ALL, *_FOR_GROWERS)
+    elif hasattr(method, "score"):
+        yield "units", _FOR_ALL
+    if hasattr(method, "score_weights"):
+        yield "weights off", (*_FOR_ALL, keeps_what_is_off_at_zero)
+    if hasattr(method, "score_absent"):
+        yield "weights on", (*_FOR_ALL, *_FOR_GROWERS, keeps_what_is_off_at_zero)
 
 
 def check_method(method: Any, expected_failures: Mapping[str, str] | None = None) -> None:

@@ -16,7 +16,7 @@ from ..evidence.sides import Side
 from ..method import Fresh, register
 from ..neutral import as_made, neutral
 from ..rows import laid_out, row_shape
-from ..structure import Axis, Entry
+from ..structure import Axis, Entry, Weights
 from .scaling import mean_norm, scaled
 
 #: "mean_norm": relative to the mean length of the old units' weights; "fixed": as it is.
@@ -66,6 +66,12 @@ class Random:
     def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh:
         """The values of ``num`` new units; what is left out becomes zero."""
         return laid_out(axis, self.rows(axis, num, generator))
+
+    def score_weights(self, weights: Weights, seen: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+        """A random number for each weight: which go says nothing about them, as sparse training begins."""
+        return torch.rand(weights.tensor.shape, generator=generator)
+
+    score_absent = score_weights
 
     def rows(self, axis: Axis, num: int, generator: torch.Generator) -> dict[Entry, Tensor]:
         """The same as rows."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..method import register
-from ..structure import Axis
+from ..structure import Axis, Weights
 from .gates import each, gates, magnitudes, values
 
 
@@ -52,6 +52,15 @@ class L1:
         """``strength`` times the L1 norm of the gates of an axis, or of several: a scalar."""
         found = torch.cat([values(entry) for axis in each(axes) for entry in gates(axis)])
         return self.strength * torch.linalg.vector_norm(found, 1)
+
+    def penalty_weights(self, weights: Sequence[Weights]) -> Tensor:
+        """``strength`` times the L1 norm of single weights: a scalar. What is off adds nothing."""
+        norms = [torch.linalg.vector_norm(each.tensor, 1) for each in weights]
+        return self.strength * torch.stack(norms).sum()
+
+    def score_weights(self, weights: Weights, seen: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+        """|w|, in the tensor's shape."""
+        return weights.tensor.detach().abs()
 
     def score(self, axis: Axis, seen: Mapping[str, Any]) -> Tensor:
         """The mean magnitude of each unit's gates, shape ``(axis.size,)``."""

@@ -28,8 +28,20 @@ from .tied import tie
 from .trace import Trace, run
 from .trial import Trials
 from .verify import Verification, verify
+from .weights import Weights, find_weights
 
-__all__ = ["Axis", "Count", "Entry", "Frozen", "Structure", "UnknownName", "Verdict", "Verification", "analyze"]
+__all__ = [
+    "Axis",
+    "Count",
+    "Entry",
+    "Frozen",
+    "Structure",
+    "UnknownName",
+    "Verdict",
+    "Verification",
+    "Weights",
+    "analyze",
+]
 
 
 class UnknownName(KeyError, ValueError):
@@ -45,6 +57,7 @@ class Structure:
     Attributes:
         model: The model itself.
         axes: What may grow and shrink.
+        weights: The parameters whose single weights may be off, in execution order.
         frozen: What of the tensors' dimensions is in no axis, with the reason.
         unknown: Calls without a rule -> how often they were made; what they touched is frozen.
     """
@@ -58,12 +71,13 @@ class Structure:
         example: tuple[tuple, dict[str, Any]],
     ) -> None:
         self.model, self.axes, self.frozen = model, axes, frozen
+        self.weights = find_weights(model, trace)
         self._example = example
         self.unknown = dict(trace.unknown)
         self._flops = trace.flops
         self.edits: list[object] = []  # applied and not undone, oldest first
-        for axis in axes:
-            axis.structure = self
+        for part in (*axes, *self.weights):
+            part.structure = self
 
     def __getitem__(self, name: str) -> Axis:
         """The axis of that name, or the only one that a module or tensor of that name produces.
@@ -89,18 +103,21 @@ class Structure:
     def __len__(self) -> int:
         return len(self.axes)
 
-    def select(self, pattern: str = "*", kind: str | None = None) -> tuple[Axis, ...]:
+    def select(self, pattern: str = "*", kind: str | None = None) -> tuple[Any, ...]:
         """The axes whose name matches a shell-style pattern, in execution order.
 
         Args:
             kind: Only those that are of this kind, or have this tag: "neuron", "head", "feature", "group",
-                "stream", "embedding" or "output".
+                "stream", "embedding" or "output". For "weight" it is the matching of :attr:`weights` instead.
 
         Raises:
             ValueError: There is no such kind.
         """
+        if kind == "weight":
+            return tuple(weights for weights in self.weights if weights.is_called(pattern))
         if kind is not None and kind not in (*KINDS, *TAGS):
-            raise ValueError(f"there is no kind {kind!r} of axis; kinds are {', '.join((*KINDS, *sorted(TAGS)))}.")
+            known = ", ".join((*KINDS, "weight", *sorted(TAGS)))
+            raise ValueError(f"there is no kind {kind!r} of axis; kinds are {known}.")
         return tuple(a for a in self.axes if means(pattern, a.name) and kind in (None, a.kind, *a.tags))
 
     def flops(self, shapes: Mapping[str, Sequence[int]] | None = None) -> float:

@@ -1,0 +1,178 @@
+"""What a plan does at a step. All of it is plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .amounts import Limits, check_fraction, units_of
+from .cutoffs import Budget, Threshold, Valley
+from .schedules import Schedule
+from .sparsity import Sparsity, check_moving, check_weight_amount
+from .structure.axis import KINDS, TAGS
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a plan does at a step; see :class:`Grow` and :class:`Prune`."""
+
+    method: Any
+    amount: Any
+    where: str = "*"
+    round_to: int = 1
+    min_size: int | None = None
+    max_size: int | None = None
+    protect: str | tuple[str, ...] = ()
+    batches: int = 1
+    kind: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in (None, "weight", *KINDS, *TAGS):
+            known = ", ".join(("weight", *KINDS, *sorted(TAGS)))
+            raise ValueError(f"there is no kind {self.kind!r} to {self._verb}; kinds are {known}.")
+        for part in self._parts:
+            if not callable(getattr(self.method, part, None)) or isinstance(self.method, type):
+                what = " for single weights" if self.kind == "weight" else ""
+                raise TypeError(f"{type(self).__name__} takes a method with {part}(){what}, not {self.method!r}.")
+        if not isinstance(self.where, str):
+            raise TypeError(f"where is a pattern of axis names, not {self.where!r}.")
+        limits = Limits(self.round_to, self.min_size, self.max_size, self.protect)
+        object.__setattr__(self, "protect", limits.protect)
+        check_step("batches", self.batches, 1)
+        if self.kind == "weight" and (self.round_to, self.min_size, self.max_size) != (1, None, None):
+            raise ValueError("round_to, min_size and max_size are for units, not for single weights.")
+        self._check_amounts()
+
+    def _check_amounts(self) -> None:
+        if isinstance(self.amount, Schedule):
+            if self.kind != "weight":
+                raise TypeError(f"schedules are for single weights, not for units as yet: {self.amount!r}.")
+            for value in (self.amount.start, self.amount.end):
+                self._amount_of(value)
+        elif self.kind == "weight":
+            check_weight_amount(self.amount)
+        else:
+            for amount in self.amount.values() if isinstance(self.amount, Mapping) else [self.amount]:
+                self._check_amount(amount)
+
+    _verb: ClassVar[str] = ""
+    _of_units: ClassVar[tuple[str, ...]] = ()
+    _of_weights: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        """What a method needs to have for it."""
+        return self._of_weights if self.kind == "weight" else self._of_units
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What of the structure it is about; the same at every step."""
+        names = tuple(self.amount) if isinstance(self.amount, Mapping) else ()
+        return type(self).__name__, self.kind, self.where, names
+
+    def at(self, time: float | None) -> Action:
+        """The action with the amount that its schedule has at a time from 0 to 1.
+
+        Raises:
+            ValueError: There is a schedule, but no time, since the plan doesn't end.
+        """
+        if not isinstance(self.amount, Schedule):
+            return self
+        if time is None:
+            raise ValueError(f"{self.amount!r} needs to know when it ends; give every() a stop.")
+        return dataclasses.replace(self, amount=self._amount_of(self.amount.at(time)))
+
+    def _amount_of(self, value: float) -> Any:
+        """What a schedule's value means."""
+        return Sparsity(value)
+
+    def _check_amount(self, amount: Any) -> None:
+        units_of(amount, 1)
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The keyword arguments of grow_ and prune_ that bound the edit."""
+        return {name: getattr(self, name) for name in ("round_to", "min_size", "max_size", "protect")}
+
+
+@dataclass(frozen=True)
+class Grow(Action):
+    """Add units: ``amount`` to each axis that ``where`` matches (all neuron axes by default).
+
+    Args:
+        method: A method with ``fresh``, such as :class:`regrow.Random`.
+        amount: Units (int), a fraction of the present size (float), or a mapping from axis names to either.
+        where: A pattern of axis names.
+        kind: Only axes of this kind or tag; or "weight": single weights that are off come on, with a method that has
+            ``score_absent`` and amounts as for :func:`regrow.grow_`, or a schedule of the sparsity.
+        round_to, min_size, max_size, protect, batches: As for :func:`regrow.grow_`.
+    """
+
+    _verb: ClassVar[str] = "grow"
+    _of_units: ClassVar[tuple[str, ...]] = ("fresh",)
+    _of_weights: ClassVar[tuple[str, ...]] = ("score_absent",)
+
+
+@dataclass(frozen=True)
+class Prune(Action):
+    """Remove units: ``amount`` over all axes that ``where`` matches (neuron and head axes), ranked together.
+
+    Args:
+        method: A method with ``score``, such as :class:`regrow.L1`.
+        amount: Units in all (int), a fraction of all (float), a mapping from axis names to either, each axis by
+            itself; or a :class:`regrow.Threshold`, :class:`regrow.Valley` or :class:`regrow.Budget`.
+        where: A pattern of axis names.
+        kind: Only axes of this kind or tag; or "weight": single weights go off, with a method that has
+            ``score_weights`` and amounts as for :func:`regrow.prune_`, or a schedule of the sparsity.
+        round_to, min_size, max_size, protect, batches: As for :func:`regrow.prune_`.
+    """
+
+    _verb: ClassVar[str] = "prune"
+    _of_units: ClassVar[tuple[str, ...]] = ("score",)
+    _of_weights: ClassVar[tuple[str, ...]] = ("score_weights",)
+
+    def _check_amount(self, amount: Any) -> None:
+        if not isinstance(amount, (Threshold, Valley, Budget)):
+            units_of(amount, 1)
+            check_fraction(amount)
+
+
+@dataclass(frozen=True)
+class Rewire(Action):
+    """Let single weights go and as many come in each tensor that ``where`` matches: training at constant sparsity.
+
+    Args:
+        method: A method with ``score_weights`` and ``score_absent``, such as :class:`regrow.RigL`.
+        amount: The fraction of the weights that are on that may go, or a schedule of it, as ``cosine(0.3, 0.0)``.
+        where: A pattern of tensors' names, or of their modules'.
+        protect, batches: As for :func:`regrow.rewire_`.
+    """
+
+    kind: str | None = "weight"
+
+    _verb: ClassVar[str] = "rewire"
+    _of_weights: ClassVar[tuple[str, ...]] = ("score_weights", "score_absent")
+
+    def __post_init__(self) -> None:
+        if self.kind != "weight":
+            raise ValueError(f"only single weights can be rewired, not {self.kind!r}.")
+        super().__post_init__()
+
+    def _check_amounts(self) -> None:
+        if isinstance(self.amount, Schedule):
+            for value in (self.amount.start, self.amount.end):
+                check_moving(value)
+        else:
+            check_moving(self.amount)
+
+    def _amount_of(self, value: float) -> float:
+        return value
+
+
+def check_step(what: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} is a whole number of steps, not {value!r}.")
+    if value < least:
+        raise ValueError(f"{what} is at least {least}, not {value}.")

@@ -1,0 +1,195 @@
+"""Pruning, growing and rewiring of single weights: from what the user asks to one edit of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .edit import Edit
+from .errors import NothingToDo
+from .evidence.gradients import gradients
+from .flips import apply_masks
+from .method import list_methods
+from .sparsity import ByWeight, WeightAmount, check_moving, rewired, to_turn_off, to_turn_on
+from .structure.weights import Weights
+
+#: Finds the gradients of weights, where a method looks at them.
+Look = Callable[[Sequence[Weights]], Mapping[Tensor, Tensor]]
+
+
+WeightTarget = Weights | Sequence[Weights]
+
+
+def is_weights(target: Any) -> TypeGuard[WeightTarget]:
+    """Whether what is to be edited is single weights."""
+    if isinstance(target, Weights):
+        return True
+    return isinstance(target, Sequence) and bool(target) and all(isinstance(part, Weights) for part in target)
+
+
+def looks(loss: Callable[[], Tensor] | None, batches: int, method: Any) -> Look:
+    """Gradients of a loss that is computed when they are asked for."""
+
+    def look(weights: Sequence[Weights]) -> Mapping[Tensor, Tensor]:
+        if loss is None:
+            raise ValueError(f"{method.name} looks at gradients: pass loss=, a callable that returns the loss.")
+        return gradients(weights[0].structure.model, [w.tensor for w in weights], loss, batches)
+
+    return look
+
+
+def prune_weights(
+    target: WeightTarget,
+    amount: WeightAmount | Sequence[int] | Tensor,
+    method: Any,
+    optimizer: Optimizer | None,
+    generator: torch.Generator | None,
+    look: Look,
+    protect: Sequence[str] = (),
+) -> Edit:
+    """Turn weights off; see :func:`regrow.prune_`."""
+    weights = _chosen(target, protect)
+    if isinstance(amount, (Tensor, Sequence)) and not isinstance(amount, str):
+        return apply_masks(weights[0].structure, _without(weights, amount), optimizer, "prune")
+    [scores] = _scores(method, ("score_weights",), weights, _randomness(weights, generator), look)
+    masks = to_turn_off(amount, scores)
+    if not masks:
+        raise NothingToDo("nothing to prune: so many weights are off already.")
+    return apply_masks(weights[0].structure, masks, optimizer, "prune", method.name)
+
+
+def _without(weights: Sequence[Weights], named: Tensor | Sequence[int]) -> dict[Weights, Tensor]:
+    """The mask of one tensor without the weights with these flat indices."""
+    if len(weights) != 1:
+        raise TypeError("weights can be named for a single tensor; for several give an amount and a method.")
+    [one] = weights
+    flat, mask = torch.as_tensor(named, dtype=torch.long).cpu(), one.mask
+    if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < one.size:
+        raise ValueError(f"{one.name} has weights 0 to {one.size - 1}, flat; there is no weight {int(flat.max())}.")
+    off = torch.zeros(one.size, dtype=torch.bool)
+    off[flat] = True
+    return {one: mask & ~off.reshape(mask.shape).to(mask.device)}
+
+
+def grow_weights(
+    target: WeightTarget,
+    amount: WeightAmount,
+    method: Any,
+    optimizer: Optimizer | None,
+    generator: torch.Generator | None,
+    look: Look,
+    protect: Sequence[str] = (),
+) -> Edit:
+    """Turn weights on; see :func:`regrow.grow_`."""
+    weights = _chosen(target, protect)
+    [scores] = _scores(method, ("score_absent",), weights, _randomness(weights, generator), look)
+    masks = to_turn_on(amount, scores)
+    if not masks:
+        raise NothingToDo("nothing to grow: so many weights are on already.")
+    return apply_masks(weights[0].structure, masks, optimizer, "grow", method.name)
+
+
+def rewire_(
+    target: WeightTarget,
+    fraction: float,
+    method: Any,
+    *,
+    optimizer: Optimizer | None = None,
+    generator: torch.Generator | None = None,
+    loss: Callable[[], Tensor] | None = None,
+    batches: int = 1,
+    protect: str | Sequence[str] = (),
+) -> Edit:
+    """Let single weights go and as many come in each tensor, in place.
+
+    Args:
+        target: ``structure.weights``, some of them, or one.
+        fraction: Of the weights that are on in each tensor, so many go.
+        method: One with ``score_weights`` and ``score_absent``, such as :class:`regrow.RigL`.
+        optimizer: Its state follows, and it holds the masks from now on.
+        generator: As for :func:`regrow.grow_`.
+        loss, batches: A callable that returns the loss, and how often it is called, for methods that look at gradients.
+        protect: Names or patterns of tensors, or of their modules, that stay as they are.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be. Nothing has been changed then.
+
+    >>> import torch, regrow as rg
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> weights = rg.analyze(net, torch.zeros(2, 4)).weights
+    >>> print(rg.prune_(weights, 0.5, rg.Magnitude()))
+    2 tensors: 48 -> 24 weights, -24 params, 24 changed
+    >>> print(rg.rewire_(weights, 0.25, rg.SET(), generator=torch.Generator().manual_seed(0)).action)
+    rewire
+    """
+    protect = (protect,) if isinstance(protect, str) else tuple(protect)
+    return rewire_weights(target, fraction, method, optimizer, generator, looks(loss, batches, method), protect)
+
+
+def rewire_weights(
+    target: WeightTarget,
+    fraction: float,
+    method: Any,
+    optimizer: Optimizer | None,
+    generator: torch.Generator | None,
+    look: Look,
+    protect: Sequence[str] = (),
+) -> Edit:
+    """See :func:`rewire_`."""
+    check_moving(fraction)
+    weights = _chosen(target, protect)
+    parts = ("score_weights", "score_absent")
+    scores, promises = _scores(method, parts, weights, _randomness(weights, generator), look)
+    masks = rewired(fraction, scores, promises)
+    if not masks:
+        raise NothingToDo("nothing to rewire: no weight is off, or none would change places.")
+    return apply_masks(weights[0].structure, masks, optimizer, "rewire", method.name)
+
+
+def _chosen(target: WeightTarget, protect: Sequence[str]) -> list[Weights]:
+    if not is_weights(target):
+        raise TypeError(f"expected structure.weights or some of them, not {target!r}.")
+    given = [target] if isinstance(target, Weights) else list(dict.fromkeys(target))
+    if len({id(weights.structure) for weights in given}) > 1:
+        raise ValueError("these weights belong to different structures; edit one structure at a time.")
+    for pattern in protect:
+        if not any(weights.is_called(pattern) for weights in given[0].structure.weights):
+            known = ", ".join(weights.name for weights in given[0].structure.weights)
+            raise ValueError(f"protect={pattern!r} matches no weights; there are {known}.")
+    found = [weights for weights in given if not any(weights.is_called(pattern) for pattern in protect)]
+    if not found:
+        raise NothingToDo("nothing to do: all these weights are protected.")
+    return found
+
+
+def _randomness(weights: Sequence[Weights], generator: torch.Generator | None) -> torch.Generator:
+    number = len(weights[0].structure.edits)
+    return generator or torch.Generator().manual_seed((torch.initial_seed() + number) % 2**63)
+
+
+def _scores(
+    method: Any, parts: Sequence[str], weights: Sequence[Weights], generator: torch.Generator, look: Look
+) -> list[ByWeight]:
+    """What parts of a method say of each weight, checked."""
+    for part in parts:
+        if not callable(getattr(method, part, None)) or isinstance(method, type):
+            able = ", ".join(name for name in list_methods(part))
+            raise TypeError(f"{method!r} has no {part}() for single weights; methods that do are {able}.")
+    looked = any(part in getattr(method, "sees_gradients", ()) for part in parts)
+    seen = {"gradients": look(weights)} if looked else {}
+    return [{w: _checked(method, part, w, seen, generator) for w in weights} for part in parts]
+
+
+@torch.no_grad()
+def _checked(method: Any, part: str, weights: Weights, seen: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+    score = getattr(method, part)(weights, seen, generator)
+    if not isinstance(score, Tensor) or score.shape != weights.tensor.shape:
+        got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+        raise ValueError(f"{method.name}.{part} returns a number for each weight of {weights.name}, not {got}.")
+    if bool(score.isnan().any()):
+        raise ValueError(f"{method.name} gave scores that are not numbers for {weights.name}.")
+    return score.detach().to(weights.tensor.device)
