@@ -14,6 +14,7 @@ from .accepted import NoOutput, check_example, check_model, check_opened, check_
 from .assemble import Frozen, Reasons, assemble, without_immovable
 from .axis import KINDS, TAGS, Axis, Count, Entry, Verdict
 from .boundary import Boundary
+from .depth import Cell, Layer, find_depth
 from .example import Example, named_tensors, part_of, tensors_in
 from .journal import Journal
 from .labels import Source
@@ -23,6 +24,7 @@ from .rules import rule_of
 from .running import Insides, untouched
 from .sizes import SizeMode
 from .solve import solve
+from .spans import record
 from .table import table
 from .tied import tie
 from .trace import Trace, run
@@ -32,9 +34,11 @@ from .weights import Weights, find_weights
 
 __all__ = [
     "Axis",
+    "Cell",
     "Count",
     "Entry",
     "Frozen",
+    "Layer",
     "Structure",
     "UnknownName",
     "Verdict",
@@ -72,12 +76,30 @@ class Structure:
     ) -> None:
         self.model, self.axes, self.frozen = model, axes, frozen
         self.weights = find_weights(model, trace)
+        self._found_depth: tuple[tuple[Layer, ...], tuple[Cell, ...]] | None = None
         self._example = example
         self.unknown = dict(trace.unknown)
         self._flops = trace.flops
         self.edits: list[object] = []  # applied and not undone, oldest first
         for part in (*axes, *self.weights):
             part.structure = self
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Modules with parameters that may leave, or be followed by a new one, in execution order."""
+        return self._depth()[0]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Blocks of modules that repeat, in execution order, those that change shapes last."""
+        return self._depth()[1]
+
+    def _depth(self) -> tuple[tuple[Layer, ...], tuple[Cell, ...]]:
+        if self._found_depth is None:
+            self._found_depth = find_depth(record(self.model, *self._example))
+            for part in (*self._found_depth[0], *self._found_depth[1]):
+                part.structure = self
+        return self._found_depth
 
     def __getitem__(self, name: str) -> Axis:
         """The axis of that name, or the only one that a module or tensor of that name produces.
@@ -108,15 +130,17 @@ class Structure:
 
         Args:
             kind: Only those that are of this kind, or have this tag: "neuron", "head", "feature", "group",
-                "stream", "embedding" or "output". For "weight" it is the matching of :attr:`weights` instead.
+                "stream", "embedding" or "output". For "weight", "layer" and "cell" the matching of :attr:`weights`,
+                :attr:`layers` and :attr:`cells` instead.
 
         Raises:
             ValueError: There is no such kind.
         """
-        if kind == "weight":
-            return tuple(weights for weights in self.weights if weights.is_called(pattern))
+        if kind in ("weight", "layer", "cell"):
+            parts: tuple[Any, ...] = getattr(self, f"{kind}s")
+            return tuple(part for part in parts if part.is_called(pattern))
         if kind is not None and kind not in (*KINDS, *TAGS):
-            known = ", ".join((*KINDS, "weight", *sorted(TAGS)))
+            known = ", ".join((*KINDS, "weight", "layer", "cell", *sorted(TAGS)))
             raise ValueError(f"there is no kind {kind!r} of axis; kinds are {known}.")
         return tuple(a for a in self.axes if means(pattern, a.name) and kind in (None, a.kind, *a.tags))
 

@@ -1,0 +1,125 @@
+"""One run of a model, with the stretch of calls that each module makes, and how these are wired."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import meta
+from .example import Example, tensors_in, tensors_in_order
+from .running import Insides, plain_kernels, untouched
+
+
+@dataclass(eq=False)
+class Span:
+    """One call of a module.
+
+    Attributes:
+        module, name: Which one.
+        start, stop: The calls of operators that it makes, by number.
+        inputs, outputs: The tensors that it is given and returns, in order.
+        returned: What it returns, as it is.
+    """
+
+    module: nn.Module
+    name: str
+    start: int
+    inputs: list[Tensor]
+    stop: int = -1
+    outputs: list[Tensor] = field(default_factory=list)
+    returned: Any = None
+
+
+@dataclass
+class Step:
+    """One call of an operator: its name, and for each tensor that it reads the number of the call that made it.
+
+    What no call made is "-" for parameters and buffers, and "+" for whatever else comes from outside.
+    """
+
+    name: str
+    reads: list[int | str]
+    trains: bool = False
+
+
+class Recording(TorchDispatchMode):
+    """All calls of one run, and the spans of modules."""
+
+    def __init__(self, on_meta: bool, weights: set[int]) -> None:
+        super().__init__()
+        self.on_meta, self._weights = on_meta, weights
+        self.steps: list[Step] = []
+        self.spans: list[Span] = []
+        self._made: dict[int, int] = {}
+        self._alive: list[Tensor] = []  # ids stay unique only while their tensors live
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        given = meta.tensors_among((*args, *kwargs.values()))
+        if self.on_meta:
+            args, kwargs = meta.to_meta(args, kwargs, lambda tensor: tensor.to("meta"))
+            out = meta.call(func, args, kwargs)
+        else:
+            out = func(*args, **kwargs)
+        reads: list[int | str] = [self._made.get(id(t), "-" if id(t) in self._weights else "+") for t in given]
+        for tensor in meta.tensors_among([out]):
+            self._made[id(tensor)] = len(self.steps)
+            self._alive.append(tensor)
+        self.steps.append(Step(func._schema.name, reads))
+        return out
+
+    def maker(self, tensor: Tensor) -> int | None:
+        """The number of the call that made a tensor; None if none did."""
+        return self._made.get(id(tensor))
+
+    @contextlib.contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Inside, every call of a module is a span."""
+        running: list[Span] = []
+        names = {module: name for name, module in model.named_modules()}
+
+        def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            running.append(Span(module, names[module], len(self.steps), tensors_in_order((args, kwargs))))
+            self.spans.append(running[-1])
+
+        def leave(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> None:
+            while running:
+                span = running.pop()
+                if span.module is module:
+                    span.stop, span.outputs, span.returned = len(self.steps), tensors_in(returned), returned
+                    return
+
+        handles = []
+        for module in names:
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(leave, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def record(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Recording:
+    """Run a model once in eval mode, on meta if it can be, and leave no trace in it."""
+    insides = Insides(model)
+    with untouched(model), plain_kernels():
+        model.eval()
+        for on_meta in (True, False):
+            example = Example.of(args, kwargs, on_meta)
+            tensors = example.stand_ins(model)
+            found = Recording(on_meta, {id(t) for t in tensors.values()})
+            try:
+                with found.watching(model), insides.swapped(tensors), torch.enable_grad(), found:
+                    model(*example.args, **example.kwargs)
+                return found
+            except Exception:
+                if not on_meta:
+                    raise
+    raise AssertionError
