@@ -73,7 +73,9 @@ class Structure:
         frozen: tuple[Frozen, ...],
         trace: Trace,
         example: tuple[tuple, dict[str, Any]],
+        opened: bool | str | Sequence[str] = False,
     ) -> None:
+        self._opened = opened
         self.model, self.axes, self.frozen = model, axes, frozen
         self.weights = find_weights(model, trace)
         self._found_depth: tuple[tuple[Layer, ...], tuple[Cell, ...]] | None = None
@@ -246,7 +248,7 @@ def analyze(
         analysis = _trace(model, positional, kwargs, Boundary(grow_outputs))
         axes, reasons = analysis.prove()
     axes, frozen = without_immovable(axes, reasons)
-    return Structure(model, axes, frozen, analysis.trace, (positional, kwargs))
+    return Structure(model, axes, frozen, analysis.trace, (positional, kwargs), grow_outputs)
 
 
 def _positional(x: Any, args: tuple | None) -> tuple:

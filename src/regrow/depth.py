@@ -1,0 +1,319 @@
+"""Layers and cells that leave a model or enter it: one edit, which the optimizer, integers and the structure follow."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .branches import Branch
+from .edit import Edit
+from .errors import NotPermissible
+from .flips import alive_parameters
+from .following import plan_groups, plan_structure
+from .numbering import plan_numbers
+from .starts import TOLERANCE, relative_distance, zero_until
+from .structure import Cell, Layer, Structure
+from .structure.example import tensors_in
+from .structure.running import untouched
+from .surgery import Change, first_of, given_to, plan_history, with_first, with_given
+from .transaction import Transaction
+
+
+def remove(structure: Structure, layers: Sequence[Layer], optimizer: Optimizer | None, method: str = "") -> Edit:
+    """Take layers or cells out: the input of each takes its output's place.
+
+    Raises:
+        NotPermissible: A layer can't be left out.
+    """
+    for layer in layers:
+        if not layer.prunable:
+            raise NotPermissible(f"{layer.name} can't be removed: {layer.prunable.reason}.")
+    chosen = [layer for layer in layers if not any(layer.name.startswith(f"{other.name}.") for other in layers)]
+    sizes = {layer.name: (1, 0) for layer in chosen}
+    with _Surgery(structure, optimizer) as surgery:
+        for layer in reversed(chosen):  # indices of those ahead stay what they are
+            surgery.remove(layer)
+        return surgery.finished("prune", method, sizes, chosen[0].kind)
+
+
+def duplicate(structure: Structure, cell: Cell | Layer, optimizer: Optimizer | None, method: str = "") -> Edit:
+    """Put a copy behind a cell that keeps shapes; the copy starts as the identity.
+
+    What changes shapes is followed by a copy of the next cell that keeps them, or else by a new residual branch.
+    """
+    with _Surgery(structure, optimizer) as surgery:
+        surgery.duplicate(cell)
+        return surgery.finished("grow", method, {cell.name: (1, 2)}, cell.kind)
+
+
+def add_beside(
+    structure: Structure, cell: Layer, branch: str, optimizer: Optimizer | None, seed: int, method: str = ""
+) -> Edit:
+    """Add a branch beside a module, ``f(x) + g(x)``, where g is zero at first."""
+    with _Surgery(structure, optimizer) as surgery:
+        surgery.add_beside(cell, branch, seed)
+        return surgery.finished("grow", method, {cell.name: (1, 2)}, cell.kind)
+
+
+def insert_behind(
+    structure: Structure, layer: Layer, branch: Branch, optimizer: Optimizer | None, seed: int, method: str = ""
+) -> Edit:
+    """Put a new layer behind another; it starts as the identity."""
+    with _Surgery(structure, optimizer) as surgery:
+        surgery.insert(layer, branch, seed)
+        return surgery.finished("grow", method, {layer.name: (1, 2)}, layer.kind)
+
+
+class _Seen:
+    """One call of a module on the example: what it was given, as it was before the call, and what it returned.
+
+    A cache that is handed on, as language models do, is filled by the call.
+    """
+
+    def __init__(self, args: tuple, kwargs: dict[str, Any], returned: Any) -> None:
+        self.args, self.kwargs, self.returned = args, kwargs, returned
+
+
+class _Surgery:
+    """Changes of a model's tree that are taken back if anything fails, or kept with all that follows."""
+
+    def __init__(self, structure: Structure, optimizer: Optimizer | None) -> None:
+        self.structure, self.model, self.optimizer = structure, structure.model, optimizer
+        self.writes, self.changes = Transaction(), []  # type: tuple[Transaction, list[Change]]
+        self.sources: dict[nn.Parameter, nn.Parameter] = {}  # of new parameters, whose group they enter
+        self.before = (alive_parameters(structure), structure.flops())
+        self.parameters = list(self.model.parameters())
+        if optimizer is not None:
+            held = {p for group in optimizer.param_groups for p in group["params"]}
+            if held.isdisjoint(self.parameters):
+                raise ValueError(f"this {type(optimizer).__name__} holds none of the model's parameters.")
+
+    def __enter__(self) -> _Surgery:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.writes.take_back()
+
+    def remove(self, layer: Layer) -> None:
+        seen = self._seen(layer.module)
+        length = len(seen.returned) if isinstance(seen.returned, tuple) else 0
+        gated = bool(seen.kwargs) or len(seen.args) != 1
+
+        def skip(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> Any:
+            return with_first(returned, given_to(args, kwargs))
+
+        with _hook(layer.module, skip):
+            expected = self._outputs()
+        ways = [
+            Change("remove", layer.name, how, length=length, gated=gated) for how in self._ways(layer.name, "place")
+        ]
+        self._first_that_fits(ways, None, expected)
+
+    def duplicate(self, cell: Layer) -> None:
+        source = self._copied_for(cell)
+        if source is None:
+            return self.insert(cell, self._residual(cell), 0)
+        seen = self._seen(cell.module)
+        for gated in (False, True):
+            first = Change("copy", source.name, "kept", gated=gated)
+            made = first.new_module(self.model)
+            assert made is not None
+            if gated or zero_until(self._in_order(made, seen), lambda made=made: self._distance(made, seen)):
+                break
+        self._note_sources(made, source.module)
+        expected = self._outputs()
+        ways = [
+            Change("copy", cell.name, how, self._key(cell.name), gated=gated) for how in self._ways(cell.name, "kept")
+        ]
+        if source is not cell:
+            ways = [dataclasses.replace(way, of=source.name) for way in ways]
+        return self._first_that_fits(ways, made, expected)
+
+    def add_beside(self, cell: Layer, kind: str, seed: int) -> None:
+        seen = self._seen(cell.module)
+        if kind == "same":
+            change = Change("beside", cell.name, "kept", gated=True)
+        else:
+            change = Change("beside", cell.name, "kept", branch=self._branch(cell, kind, seen))
+        self._enter(change, seed, cell, seen)
+
+    def insert(self, layer: Layer, branch: Branch, seed: int) -> None:
+        self._enter(Change("behind", layer.name, "kept", branch=branch), seed, layer, self._seen(layer.module))
+
+    def _enter(self, change: Change, seed: int, layer: Layer, seen: _Seen) -> None:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            made = change.new_module(self.model)
+        assert made is not None
+        self._note_sources(made, layer.module)
+        self._first_that_fits([change], made, self._outputs())
+
+    def _copied_for(self, cell: Layer) -> Layer | None:
+        if isinstance(cell, Cell) and not cell.keeps_shape:
+            fitting = [c for c in self.structure.cells if c.keeps_shape and c.shape == cell.shape]
+            return fitting[0] if fitting else None
+        return cell
+
+    def _residual(self, cell: Layer) -> Branch:
+        channels = cell.shape[cell.channels]
+        return Branch("residual", channels, channels, image=cell.channels == 1 and len(cell.shape) == 4)
+
+    def _branch(self, cell: Layer, kind: str, seen: _Seen) -> Branch:
+        given, made = given_to(seen.args, seen.kwargs), first_of(seen.returned)
+        image = cell.channels == 1 and made.ndim == 4
+        stride = given.shape[-1] // made.shape[-1] if image else 1
+        return Branch(kind, given.shape[cell.channels], made.shape[cell.channels], image, max(1, stride))  # type: ignore[arg-type]
+
+    @staticmethod
+    def _distance(made: nn.Module, seen: _Seen) -> float:
+        """How far a copy that runs behind its original is from the identity."""
+        x = first_of(seen.returned)
+        args, kwargs = with_given(*copy.deepcopy((seen.args, seen.kwargs)), x)
+        flags = made.training
+        try:
+            return relative_distance(first_of(made.eval()(*args, **kwargs)), x)
+        finally:
+            made.train(flags)
+
+    @staticmethod
+    def _in_order(made: nn.Module, seen: _Seen) -> list[list[nn.Parameter]]:
+        """The parameters of each module inside, in the order in which the modules are done."""
+        done: dict[nn.Module, None] = {}
+        handles = [m.register_forward_hook(lambda module, *_: done.update({module: None})) for m in made.modules()]
+        try:
+            with torch.no_grad():
+                args, kwargs = with_given(*copy.deepcopy((seen.args, seen.kwargs)), first_of(seen.returned))
+                made(*args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [own for module in done if (own := list(module.parameters(recurse=False)))]
+
+    def _ways(self, path: str, last: Any) -> list[Any]:
+        """How a module may leave or enter, the best first."""
+        parent = self.model.get_submodule(path.rpartition(".")[0])
+        first = (
+            "list" if isinstance(parent, nn.ModuleList) else "sequential" if isinstance(parent, nn.Sequential) else ""
+        )
+        return [first, last] if first else [last]
+
+    def _key(self, path: str) -> str:
+        """A name that no sibling has."""
+        holder, _, key = path.rpartition(".")
+        taken = self.model.get_submodule(holder)._modules
+        return next(name for number in range(1, len(taken) + 2) if (name := f"{key}_{number}") not in taken)
+
+    def _note_sources(self, made: nn.Module, source: nn.Module) -> None:
+        originals = dict(source.named_parameters())
+        first = next(iter(originals.values()))
+        self.sources |= {p: originals.get(name, first) for name, p in made.named_parameters()}
+
+    def _first_that_fits(self, ways: Sequence[Change], made: nn.Module | None, expected: list[Tensor]) -> None:
+        """Make the first of several changes after which the model puts out what it should.
+
+        Raises:
+            NotPermissible: None does.
+        """
+        why = ""
+        for change in ways:
+            attempt = Transaction()
+            try:
+                self._plan(attempt, change, made)
+                calls: list[int] = []
+                with _hook(made, lambda *_, calls=calls: calls.append(1)):
+                    found = self._outputs()
+                if made is not None and len(calls) != 1:
+                    raise NotPermissible(f"it would run {len(calls)} times")
+                if len(found) != len(expected):  # a cache has an entry for each layer
+                    found, expected = found[:1], expected[:1]
+                far = max((relative_distance(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
+                if far > 10 * TOLERANCE:
+                    raise NotPermissible(f"the model would put out something else, by {far:.1g}")
+            except Exception as error:
+                attempt.take_back()
+                why = f"{error}"
+                continue
+            self.writes.done += attempt.done
+            self.changes.append(change)
+            return
+        raise NotPermissible(f"{ways[0].path} can't be changed: {why}.")
+
+    def _plan(self, attempt: Transaction, change: Change, made: nn.Module | None) -> None:
+        holder = change.path.rpartition(".")[0]
+        parent = self.model.get_submodule(holder)
+        before = list(parent.children())
+        change.plan(attempt, self.model, made)
+        attempt.run()
+        if change.how == "list":
+            plan_numbers(attempt, self.model, holder, before, list(parent.children()))
+            attempt.run()
+
+    def _seen(self, module: nn.Module) -> _Seen:
+        given: list[tuple[tuple, dict[str, Any]]] = []
+        found: list[_Seen] = []
+
+        def enter(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            given.append(copy.deepcopy((args, kwargs)))
+
+        def leave(_: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> None:
+            found.append(_Seen(*given[-1], returned))
+
+        handle = module.register_forward_pre_hook(enter, with_kwargs=True)
+        try:
+            with _hook(module, leave):
+                self._outputs()
+        finally:
+            handle.remove()
+        return found[0]
+
+    def _outputs(self) -> list[Tensor]:
+        with untouched(self.model), torch.no_grad():
+            self.model.eval()
+            return [t for t in tensors_in(self.structure.run_example()) if t.is_floating_point()]
+
+    def finished(self, action: str, method: str, sizes: dict[str, tuple[int, int]], kind: str) -> Edit:
+        """Let the optimizer and the structure follow, and make it an edit."""
+        plan_history(self.writes, self.model, self.changes)
+        if self.optimizer is not None:
+            plan_groups(self.writes, self.optimizer, self.parameters, list(self.model.parameters()), self.sources)
+        self.writes.run()
+        plan_structure(self.writes, self.structure)
+        self.writes.run()
+        params, flops = (self.before[0], alive_parameters(self.structure)), (self.before[1], self.structure.flops())
+        new = {name: list(range(before, after)) for name, (before, after) in sizes.items()}
+        removed = {name: list(range(after, before)) for name, (before, after) in sizes.items()}
+        edit = Edit(
+            self.structure,
+            action,
+            method,
+            sizes,
+            params,
+            flops,
+            new,
+            removed,
+            self.optimizer,
+            {},
+            self.writes.done,
+            kind,
+        )
+        self.structure.edits.append(edit._token)
+        return edit
+
+
+@contextmanager
+def _hook(module: nn.Module | None, hook: Callable[..., Any]) -> Iterator[None]:
+    """Inside, a module has a hook."""
+    handle = None if module is None else module.register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()

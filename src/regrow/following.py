@@ -1,0 +1,71 @@
+"""What follows a change of a model's tree: the groups of its optimizer, and its structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from .structure import Structure, analyze
+from .transaction import Transaction, Write
+
+
+def plan_groups(
+    writes: Transaction,
+    optimizer: Optimizer,
+    before: Sequence[nn.Parameter],
+    after: Sequence[nn.Parameter],
+    sources: Mapping[nn.Parameter, nn.Parameter],
+) -> None:
+    """New parameters enter the group of what they are like; those that left leave theirs, with their state.
+
+    Args:
+        before, after: The model's parameters.
+        sources: What each new one is like.
+    """
+    gone = set(before) - set(after)
+    for group in optimizer.param_groups:
+        held = set(group["params"])
+        entering = [p for p in after if p not in held and sources.get(p) in held]
+        if entering or held & gone:
+            writes.item(group, "params", [p for p in group["params"] if p not in gone] + entering)
+    for parameter in gone:
+        if parameter in optimizer.state:
+            writes.planned.append(_without_state(optimizer, parameter))
+
+
+def _without_state(optimizer: Optimizer, parameter: nn.Parameter) -> Write:
+    def write(state: Any) -> None:
+        if state is None:
+            optimizer.state.pop(parameter, None)
+        else:
+            optimizer.state[parameter] = state
+
+    return Write(write, None, optimizer.state[parameter])
+
+
+def plan_structure(writes: Transaction, structure: Structure) -> None:
+    """Analyse the model as it is now; axes and weights that are still there stay the same objects."""
+    args, kwargs = structure._example
+    new = analyze(structure.model, args=args, kwargs=kwargs, grow_outputs=structure._opened)
+    for kind in ("axes", "weights"):
+        known = {part.name: part for part in getattr(structure, kind)}
+        kept = []
+        for part in getattr(new, kind):
+            old = known.get(part.name, part)
+            writes.planned.append(_contents(old, dict(vars(part), structure=structure)))
+            kept.append(old)
+        setattr(new, kind, tuple(kept))
+    writes.planned.append(_contents(structure, dict(vars(new), edits=structure.edits)))
+
+
+def _contents(target: Any, contents: dict[str, Any]) -> Write:
+    """Sets all attributes of an object."""
+
+    def write(held: dict[str, Any]) -> None:
+        vars(target).clear()
+        vars(target).update(held)
+
+    return Write(write, contents, dict(vars(target)))

@@ -1,0 +1,233 @@
+"""Modules that leave a model's tree or enter it, as plain values: made once in an edit, and again when it is loaded.
+
+All names of what stays remain as they are, but in a ``ModuleList``, whose items are numbered. What enters behind a
+module or beside it where no container takes it is kept by that module, and runs in a hook on it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .branches import Branch, Built
+from .structure.example import tensors_in, tensors_in_order
+from .transaction import Transaction, Write
+
+#: What modules that entered are called on the module that keeps them.
+BEHIND, BESIDE, GATE = "regrow_behind", "regrow_beside", "regrow_gate"
+_HISTORY = "_regrow_surgery"
+
+#: Where a module leaves or enters: a ``ModuleList``, a ``Sequential``, in place of another, or kept by one.
+How = Literal["list", "sequential", "place", "kept"]
+
+
+class Passing(nn.Module):
+    """Hands on the first tensor that it is given, as whatever the layer returned whose place it took."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The tensor, or a tuple of it and of as many None as there were."""
+        first = tensors_in_order((args, kwargs))[0]
+        return (first, *[None] * (self.length - 1)) if self.length else first
+
+
+class Kept(nn.ModuleList):
+    """What has entered behind or beside a module, which keeps it; a ``Sequential`` that does runs through it."""
+
+    def forward(self, x: Any) -> Any:
+        """``x`` itself: the module's hook runs the items."""
+        return x
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of a model's tree.
+
+    Args:
+        what: "remove" a module, "copy" it to run behind itself, or put a "branch" behind or beside it.
+        path: The module.
+        how: Where it leaves or enters.
+        key: In a ``Sequential``, the name that enters.
+        length: Of the tuple that a module returned whose place was taken; 0 for a tensor.
+        gated: Whether what enters starts behind a gate that is closed.
+        branch: What enters, if it isn't a copy.
+        of: What is copied, where that isn't the module itself.
+    """
+
+    what: Literal["remove", "copy", "behind", "beside"]
+    path: str
+    how: How
+    key: str = ""
+    length: int = 0
+    gated: bool = False
+    branch: Branch | None = None
+    of: str = ""
+
+    def new_module(self, model: nn.Module) -> nn.Module | None:
+        """What enters, with values that are still to be set."""
+        module = model.get_submodule(self.of or self.path)
+        if self.what == "remove":
+            return None
+        like = next(module.parameters())
+        if self.branch is not None:
+            made = self.branch.build().to(like.device, like.dtype)
+        else:
+            made = copy.deepcopy(module)
+            for name in (BEHIND, BESIDE):  # what runs behind the original doesn't behind its copy
+                _forget(made, name)
+        if self.gated:
+            made.register_parameter(GATE, nn.Parameter(torch.zeros((), device=like.device, dtype=like.dtype)))
+            made.register_forward_hook(_scaled if self.what == "beside" else _gated, with_kwargs=True)
+        return made
+
+    def plan(self, writes: Transaction, model: nn.Module, new: nn.Module | None) -> None:
+        """Plan the change of the tree."""
+        holder, _, key = self.path.rpartition(".")
+        parent, module = model.get_submodule(holder), model.get_submodule(self.path)
+        if self.what == "remove":
+            writes.planned.append(_children(parent, self._without(parent, key)))
+        elif self.how == "kept":
+            self._plan_kept(writes, module, new)
+        else:
+            writes.planned.append(_children(parent, self._with(parent, key, new)))
+
+    def _without(self, parent: nn.Module, key: str) -> dict[str, nn.Module | None]:
+        children = dict(parent._modules)
+        if self.how == "list":
+            rest = [module for name, module in children.items() if name != key]
+            return {str(number): module for number, module in enumerate(rest)}
+        if self.how == "sequential":
+            return {name: module for name, module in children.items() if name != key}
+        return children | {key: Passing(self.length) if self.length or self.gated else nn.Identity()}
+
+    def _with(self, parent: nn.Module, key: str, new: nn.Module | None) -> dict[str, nn.Module | None]:
+        found: dict[str, nn.Module | None] = {}
+        for name, module in parent._modules.items():
+            found[str(len(found)) if self.how == "list" else name] = module
+            if name == key:
+                found[str(len(found)) if self.how == "list" else self.key] = new
+        return found
+
+    def _plan_kept(self, writes: Transaction, module: nn.Module, new: nn.Module | None) -> None:
+        name, hook = (BESIDE, _beside) if self.what == "beside" else (BEHIND, _behind)
+        known = module._modules.get(name)
+        entering = Kept([*(known or ()), new])  # type: ignore[list-item]
+        writes.planned.append(_children(module, dict(module._modules) | {name: entering}))
+        if known is None:
+            writes.planned.append(_hooked(module, hook))
+
+
+def _children(module: nn.Module, children: Mapping[str, nn.Module | None]) -> Write:
+    """Sets all submodules of a module, in order."""
+
+    def write(items: Mapping[str, nn.Module | None]) -> None:
+        module._modules.clear()
+        module._modules.update(items)
+
+    return Write(write, dict(children), dict(module._modules))
+
+
+def _hooked(module: nn.Module, hook: Any) -> Write:
+    """Registers a hook, or takes it away."""
+    handles: list[Any] = []
+
+    def write(there: bool) -> None:
+        if there:
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+        else:
+            handles.pop().remove()
+
+    return Write(write, True, False)
+
+
+def _forget(module: nn.Module, name: str) -> None:
+    if name in module._modules:
+        del module._modules[name]
+        for key, hook in list(module._forward_hooks.items()):
+            if hook in (_behind, _beside):
+                del module._forward_hooks[key]
+
+
+def with_first(returned: Any, tensor: Tensor) -> Any:
+    """What a module returned with another first tensor."""
+    if isinstance(returned, Tensor):
+        return tensor
+    if isinstance(returned, tuple) and returned and isinstance(returned[0], Tensor):
+        rest = returned[1:]
+        return type(returned)(tensor, *rest) if hasattr(returned, "_fields") else (tensor, *rest)
+    raise TypeError(f"a module that is grown returns a tensor or a tuple that begins with one, not {type(returned)}.")
+
+
+def first_of(value: Any) -> Tensor:
+    """The first tensor in what a module returned."""
+    return value if isinstance(value, Tensor) else tensors_in(value)[0]
+
+
+def given_to(args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    """The first tensor that a module is given."""
+    return tensors_in_order((args, kwargs))[0]
+
+
+def with_given(args: tuple, kwargs: dict[str, Any], tensor: Tensor) -> tuple[tuple, dict[str, Any]]:
+    """A call's arguments with another first tensor."""
+    for number, value in enumerate(args):
+        if isinstance(value, Tensor):
+            return (*args[:number], tensor, *args[number + 1 :]), kwargs
+    key = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
+    return args, {**kwargs, key: tensor}
+
+
+def _behind(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> Any:
+    """Runs what has entered behind a module, on what it returned and all else that it was given."""
+    for entered in module._modules[BEHIND]:  # type: ignore[union-attr]
+        if isinstance(entered, Built):
+            returned = with_first(returned, entered(first_of(returned)))
+        else:
+            now, rest = with_given(args, kwargs, first_of(returned))
+            returned = entered(*now, **rest)
+    return returned
+
+
+def _beside(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> Any:
+    """Adds what has entered beside a module, on what it was given."""
+    total = first_of(returned)
+    for entered in module._modules[BESIDE]:  # type: ignore[union-attr]
+        if isinstance(entered, Built):
+            total = total + entered(given_to(args, kwargs))
+        else:
+            total = total + first_of(entered(*args, **kwargs))
+    return with_first(returned, total)
+
+
+def _gated(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> Any:
+    """``x + gate · (f(x) − x)``: the identity while the gate is closed."""
+    x, gate = given_to(args, kwargs), module._parameters[GATE]
+    assert gate is not None
+    return with_first(returned, x + gate * (first_of(returned) - x))
+
+
+def _scaled(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> Any:
+    """``gate · f(x)``: zero while the gate is closed."""
+    gate = module._parameters[GATE]
+    assert gate is not None
+    return with_first(returned, gate * first_of(returned))
+
+
+def history(model: nn.Module) -> list[Change]:
+    """The changes of a model's tree, oldest first."""
+    return list(vars(model).get(_HISTORY, ()))
+
+
+def plan_history(writes: Transaction, model: nn.Module, changes: list[Change]) -> None:
+    """Plan to note changes of a model's tree."""
+    writes.planned.append(
+        Write(lambda value: vars(model).__setitem__(_HISTORY, value), [*history(model), *changes], history(model))
+    )
