@@ -1,4 +1,4 @@
-"""Sparse from beginning to end: RigL, SET and static masks at 80 and 90 %, beside dense training.
+"""Sparse from beginning to end: RigL, SET and static masks at 80, 90 and 98 %, beside dense training.
 
 A VGG11 of a quarter width learns CIFAR-10, in equally many epochs for all. The learning rate is the best of a few for
 the dense network, and the same for all others. Masks start at random, distributed by Erdős–Rényi-kernel; with RigL and
@@ -28,7 +28,7 @@ import regrow as rg
 from regrow.bench.probe import evaluate, evaluating
 
 METHODS: dict[str, Any] = {"static": None, "set": rg.SET(), "rigl": rg.RigL()}
-SPARSITIES = (0.8, 0.9)
+SPARSITIES = (0.8, 0.9, 0.98)
 RATES = (0.02, 0.05, 0.1)
 PERIOD, MOVING, UNTIL = 20, 0.3, 0.75
 
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10 as parquet files")
     parser.add_argument("--store", type=Path, default=RESULTS / "sparse_training.jsonl", help="where runs are kept")
-    parser.add_argument("--images", type=int, default=Setup.images)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each on one core")

@@ -9,6 +9,7 @@ from .actions import Grow, Prune, Rewire
 from .cutoffs import Budget, Threshold, Valley
 from .edit import Edit
 from .errors import NotPermissible
+from .growing.deepen import Deepen
 from .growing.firefly import Firefly
 from .growing.gradmax import GradMax
 from .growing.gradmax_optim import GradMaxOptim
@@ -19,6 +20,7 @@ from .masks import hold_masks
 from .method import create_method, list_methods, method_config, register
 from .operations import grow_, prune_
 from .plan import at, chain, every
+from .pruning.ablation import Ablation
 from .pruning.gating import add_gates_, fold_gates_
 from .pruning.l1 import L1
 from .pruning.magnitude import Magnitude
@@ -29,7 +31,7 @@ from .saving import load, reshape_, save
 from .schedules import cosine, cubic, linear
 from .shaper import Shaper
 from .sparsity import Pattern, Sparsity
-from .structure import Axis, Structure, Weights, analyze
+from .structure import Axis, Cell, Layer, Structure, Weights, analyze
 from .structure.rules import rule
 from .weight_operations import rewire_
 
@@ -39,13 +41,17 @@ __all__ = [
     "L1",
     "SET",
     "SNIP",
+    "Ablation",
     "Axis",
     "Budget",
+    "Cell",
+    "Deepen",
     "Edit",
     "Firefly",
     "GradMax",
     "GradMaxOptim",
     "Grow",
+    "Layer",
     "Magnitude",
     "NotPermissible",
     "Pattern",

@@ -58,6 +58,20 @@ class Built(nn.Module):
         self.adds = branch.kind == "residual"
         self.layers = nn.Sequential(*_LAYERS[branch.kind](branch))
 
+    @torch.no_grad()
+    def calibrate(self, data: Tensor) -> None:
+        """Give a norm at the end the statistics of what it gets of these data, and the scales that undo it."""
+        *inner, last = self.layers
+        if not isinstance(last, nn.BatchNorm2d):
+            return
+        for layer in inner:
+            data = layer(data)
+        variance, mean = torch.var_mean(data.transpose(0, 1).flatten(1), 1, correction=0)
+        last.running_mean.copy_(mean)  # type: ignore[union-attr]
+        last.running_var.copy_(variance)  # type: ignore[union-attr]
+        last.weight.copy_((variance + last.eps).sqrt())
+        last.bias.copy_(mean)
+
     def forward(self, x: Tensor) -> Tensor:
         """What the branch makes of ``x``."""
         made = self.layers(x)

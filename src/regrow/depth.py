@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .branches import Branch
+from .branches import ACTIVATIONS, Branch, Built
 from .edit import Edit
 from .errors import NotPermissible
 from .flips import alive_parameters
@@ -43,32 +43,45 @@ def remove(structure: Structure, layers: Sequence[Layer], optimizer: Optimizer |
         return surgery.finished("prune", method, sizes, chosen[0].kind)
 
 
-def duplicate(structure: Structure, cell: Cell | Layer, optimizer: Optimizer | None, method: str = "") -> Edit:
-    """Put a copy behind a cell that keeps shapes; the copy starts as the identity.
+def deepen(
+    structure: Structure,
+    layers: Sequence[Layer],
+    amount: int,
+    method: Any,
+    optimizer: Optimizer | None,
+    seed: int,
+    name: str = "",
+) -> Edit:
+    """Put new layers behind layers, and copies behind cells, that start as the identity.
 
-    What changes shapes is followed by a copy of the next cell that keeps them, or else by a new residual branch.
+    A cell that changes shapes is followed by a copy of one that keeps its output's, or else by a residual branch.
+
+    Args:
+        method: With ``followers``, what may follow a layer, the best first, and ``norm``.
+        seed: Of new layers' random values.
     """
     with _Surgery(structure, optimizer) as surgery:
-        surgery.duplicate(cell)
-        return surgery.finished("grow", method, {cell.name: (1, 2)}, cell.kind)
+        for layer in reversed(layers):  # indices of those ahead stay what they are
+            for number in range(amount):
+                surgery.follow(layer, method.followers(layer), method.norm, seed + number)
+        return surgery.finished("grow", name, {layer.name: (1, 1 + amount) for layer in layers}, layers[0].kind)
 
 
 def add_beside(
-    structure: Structure, cell: Layer, branch: str, optimizer: Optimizer | None, seed: int, method: str = ""
+    structure: Structure,
+    layers: Sequence[Layer],
+    amount: int,
+    branch: str,
+    optimizer: Optimizer | None,
+    seed: int,
+    name: str = "",
 ) -> Edit:
-    """Add a branch beside a module, ``f(x) + g(x)``, where g is zero at first."""
+    """Add branches beside modules, ``f(x) + g(x)``, where g is zero at first."""
     with _Surgery(structure, optimizer) as surgery:
-        surgery.add_beside(cell, branch, seed)
-        return surgery.finished("grow", method, {cell.name: (1, 2)}, cell.kind)
-
-
-def insert_behind(
-    structure: Structure, layer: Layer, branch: Branch, optimizer: Optimizer | None, seed: int, method: str = ""
-) -> Edit:
-    """Put a new layer behind another; it starts as the identity."""
-    with _Surgery(structure, optimizer) as surgery:
-        surgery.insert(layer, branch, seed)
-        return surgery.finished("grow", method, {layer.name: (1, 2)}, layer.kind)
+        for layer in reversed(layers):
+            for number in range(amount):
+                surgery.add_beside(layer, branch, seed + number)
+        return surgery.finished("grow", name, {layer.name: (1, 1 + amount) for layer in layers}, layers[0].kind)
 
 
 class _Seen:
@@ -117,54 +130,66 @@ class _Surgery:
         ]
         self._first_that_fits(ways, None, expected)
 
-    def duplicate(self, cell: Layer) -> None:
-        source = self._copied_for(cell)
-        if source is None:
-            return self.insert(cell, self._residual(cell), 0)
-        seen = self._seen(cell.module)
+    def follow(self, layer: Layer, followers: Sequence[str], norm: bool, seed: int) -> None:
+        """Put the first behind a layer that keeps the function."""
+        seen = self._seen(layer.module)
+        why: NotPermissible | None = None
+        for follower in followers:
+            try:
+                if follower != "copy":
+                    return self._insert(layer, self._follower(layer, follower, norm), seed, seen)
+                source = self._copied_for(layer)
+                if source is None:
+                    return self._insert(layer, self._follower(layer, "residual", False), seed, seen)
+                return self._duplicate(layer, source, seen)
+            except NotPermissible as error:
+                why = error
+        raise why or NotPermissible(f"nothing can follow {layer.name}.")
+
+    def _duplicate(self, cell: Layer, source: Layer, seen: _Seen) -> None:
         for gated in (False, True):
-            first = Change("copy", source.name, "kept", gated=gated)
-            made = first.new_module(self.model)
+            like = Change("copy", cell.name, "kept", self._key(cell.name), gated=gated, of=source.name)
+            made = like.new_module(self.model)
             assert made is not None
             if gated or zero_until(self._in_order(made, seen), lambda made=made: self._distance(made, seen)):
                 break
         self._note_sources(made, source.module)
-        expected = self._outputs()
-        ways = [
-            Change("copy", cell.name, how, self._key(cell.name), gated=gated) for how in self._ways(cell.name, "kept")
-        ]
-        if source is not cell:
-            ways = [dataclasses.replace(way, of=source.name) for way in ways]
-        return self._first_that_fits(ways, made, expected)
+        ways = [dataclasses.replace(like, how=how) for how in self._ways(cell.name, "kept")]
+        self._first_that_fits(ways, made, self._outputs())
 
-    def add_beside(self, cell: Layer, kind: str, seed: int) -> None:
-        seen = self._seen(cell.module)
+    def add_beside(self, layer: Layer, kind: str, seed: int) -> None:
+        """Add a branch beside a module."""
         if kind == "same":
-            change = Change("beside", cell.name, "kept", gated=True)
-        else:
-            change = Change("beside", cell.name, "kept", branch=self._branch(cell, kind, seen))
-        self._enter(change, seed, cell, seen)
+            return self._enter(Change("beside", layer.name, "kept", gated=True), seed, layer)
+        branch = self._branch(layer, kind, self._seen(layer.module))
+        return self._enter(Change("beside", layer.name, "kept", branch=branch), seed, layer)
 
-    def insert(self, layer: Layer, branch: Branch, seed: int) -> None:
-        self._enter(Change("behind", layer.name, "kept", branch=branch), seed, layer, self._seen(layer.module))
+    def _insert(self, layer: Layer, branch: Branch, seed: int, seen: _Seen) -> None:
+        self._enter(Change("behind", layer.name, "kept", branch=branch), seed, layer, first_of(seen.returned))
 
-    def _enter(self, change: Change, seed: int, layer: Layer, seen: _Seen) -> None:
+    def _enter(self, change: Change, seed: int, layer: Layer, data: Tensor | None = None) -> None:
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             made = change.new_module(self.model)
         assert made is not None
+        if data is not None and isinstance(made, Built):
+            made.calibrate(data)
         self._note_sources(made, layer.module)
         self._first_that_fits([change], made, self._outputs())
+
+    def _follower(self, layer: Layer, kind: Any, norm: bool) -> Branch:
+        channels = layer.shape[layer.channels]
+        known = layer.activation in ACTIVATIONS
+        if kind == "identity" and not known:
+            raise NotPermissible(f"no activation reads {layer.name} first; a residual layer can follow it.")
+        image = layer.channels == 1 and len(layer.shape) == 4
+        return Branch(kind, channels, channels, image, activation=layer.activation if known else "relu", norm=norm)
 
     def _copied_for(self, cell: Layer) -> Layer | None:
         if isinstance(cell, Cell) and not cell.keeps_shape:
             fitting = [c for c in self.structure.cells if c.keeps_shape and c.shape == cell.shape]
             return fitting[0] if fitting else None
         return cell
-
-    def _residual(self, cell: Layer) -> Branch:
-        channels = cell.shape[cell.channels]
-        return Branch("residual", channels, channels, image=cell.channels == 1 and len(cell.shape) == 4)
 
     def _branch(self, cell: Layer, kind: str, seen: _Seen) -> Branch:
         given, made = given_to(seen.args, seen.kwargs), first_of(seen.returned)

@@ -85,7 +85,7 @@ class Edit:
         sizes: Axis name -> number of units (before, after); of single weights how many of each parameter are on.
         params: Parameters of the model (before, after); of single weights those that are on.
         flops: FLOPs of a forward pass on the analysed example (before, after).
-        kind: "unit", or "weight" for single weights.
+        kind: "unit", "weight" for single weights, "layer" or "cell".
     """
 
     structure: Structure = field(repr=False)
@@ -193,7 +193,7 @@ class Edit:
             head = f"{name}: {before:,} -> {after:,}"
         else:
             before, after = (sum(pair[i] for pair in self.sizes.values()) for i in (0, 1))
-            of = "axes" if self.kind == "unit" else "tensors"
+            of = {"unit": "axes", "weight": "tensors"}.get(self.kind, "places")
             head = f"{len(self.sizes)} {of}: {before:,} -> {after:,} {self.kind}s"
         if self.kind == "weight":
             changed = sum(len(found) for which in (self._new, self._removed) for found in which.values())
@@ -253,6 +253,7 @@ def apply(
         if optimizer is not None:
             plan_resets(writes, optimizer, unable)
         _plan_bookkeeping(writes, structure, planned, maps)
+        writes.planned.append(Write(lambda _: setattr(structure, "_found_depth", None), None, None))
         writes.run()
         if optimizer is not None:
             _plan_paces(writes, optimizer, edit._new, paces or {})

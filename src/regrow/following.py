@@ -58,7 +58,9 @@ def plan_structure(writes: Transaction, structure: Structure) -> None:
             writes.planned.append(_contents(old, dict(vars(part), structure=structure)))
             kept.append(old)
         setattr(new, kind, tuple(kept))
-    writes.planned.append(_contents(structure, dict(vars(new), edits=structure.edits)))
+    structure._found_depth = None
+    kept = {"edits": structure.edits, "_depth_before": structure._depth_before}
+    writes.planned.append(_contents(structure, vars(new) | kept))
 
 
 def _contents(target: Any, contents: dict[str, Any]) -> Write:

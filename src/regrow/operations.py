@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .amounts import Amount, Limits, Target, axes_of, to_grow, to_prune
+from .depth_operations import LayerTarget, grow_depth, is_depth, prune_depth
 from .edit import Edit, apply
 from .errors import NothingToDo, NotPermissible
 from .evidence import gather
 from .evidence.gradients import gradients
 from .evidence.twice import remembered
 from .filling import halved
+from .growing.deepen import Deepen
 from .growing.random import Random
 from .growing.recalibration import recalibrated
 from .growing.rigl import RigL
@@ -28,6 +30,7 @@ from .pace import Pace
 from .pruning.absorption import absorbed
 from .pruning.l1 import L1
 from .pruning.magnitude import Magnitude
+from .pruning.taylor import Taylor
 from .rows import with_rows
 from .sparsity import WeightAmount
 from .structure import Axis, Entry
@@ -40,7 +43,7 @@ PRUNES: tuple[str, ...] = ("neuron", "head")
 
 
 def grow_(
-    target: Target | WeightTarget,
+    target: Target | WeightTarget | LayerTarget,
     amount: Amount | WeightAmount,
     method: Any = None,
     *,
@@ -53,17 +56,19 @@ def grow_(
     max_size: int | None = None,
     protect: str | Sequence[str] = (),
     lr_factor: float = 1.0,
+    parallel: bool = False,
 ) -> Edit:
     """Add units to an axis, to several, or to all neuron axes of a structure, in place.
 
     Args:
         target: An axis, a sequence of axes of one structure, or the structure; or some of ``structure.weights``, of
-            which single weights come on that are off.
+            which single weights come on that are off; or some of ``structure.layers`` or ``structure.cells``, each of
+            which is followed by ``amount`` new ones that compute the identity at first.
         amount: Units for each axis (int), a fraction of each axis's size (float, at least one unit), or a mapping
             from axis names to either. Of single weights the number in all, a fraction of those that are on, a mapping
             from names to either, or a :class:`regrow.Sparsity` to get down to.
         method: A method with ``fresh``; :class:`regrow.Random` by default. For single weights one with
-            ``score_absent``; :class:`regrow.RigL` by default.
+            ``score_absent``; :class:`regrow.RigL` by default. For layers and cells :class:`regrow.Deepen`.
         optimizer: Its state follows: the old units' is kept to the bit, the new units' is zero, but second moments and
             whatever else divides a step, which are the mean of the axis's other units.
         generator: Where randomness comes from; by default one seeded by torch's initial seed and the number of
@@ -74,6 +79,7 @@ def grow_(
         min_size, max_size: What each new size is at least and at most.
         protect: Names or patterns of axes that stay as they are.
         lr_factor: A factor on what each step of the optimizer does to the weights of the new units.
+        parallel: For layers and cells, whether what comes runs beside them, ``f(x) + g(x)``, instead of behind.
 
     Raises:
         NotPermissible: An axis can't grow, or all are at their largest size.
@@ -91,10 +97,15 @@ def grow_(
       (2): Linear(in_features=12, out_features=2, bias=True)
     )
     """
+    if is_depth(target):
+        method = Deepen() if method is None else method
+        _check(method, "followers", "grow", optimizer, generator, loss, batches)
+        spared = _of_whole(round_to, min_size, max_size, protect)
+        return grow_depth(target, amount, method, optimizer, generator, parallel, spared)
     if is_weights(target):
         method = RigL() if method is None else method
         _check(method, "score_absent", "grow", optimizer, generator, loss, batches)
-        look, spared = looks(loss, batches, method), _of_weights(round_to, min_size, max_size, protect)
+        look, spared = looks(loss, batches, method), _of_whole(round_to, min_size, max_size, protect)
         return grow_weights(target, amount, method, optimizer, generator, look, spared)  # type: ignore[arg-type]
     method = Random() if method is None else method
     _check(method, "fresh", "grow", optimizer, generator, loss, batches)
@@ -132,7 +143,7 @@ def grow_(
 
 
 def prune_(
-    target: Target | WeightTarget,
+    target: Target | WeightTarget | LayerTarget,
     amount: Amount | WeightAmount | Sequence[int] | Tensor,
     method: Any = None,
     *,
@@ -149,14 +160,15 @@ def prune_(
 
     Args:
         target: An axis, a sequence of axes of one structure, or the structure; or some of ``structure.weights``, of
-            which single weights go off.
+            which single weights go off; or layers or cells, of which ``amount`` leave the model, a single one for 1.
         amount: Units in all (int) or a fraction of all units (float below 1), ranked over all axes alike; a mapping
             from axis names to either, each axis by itself; a :class:`regrow.Threshold` or :class:`regrow.Valley` of
             the scores, or a :class:`regrow.Budget`; or, for one axis, the units to remove. Of single weights likewise a
             number, a fraction of those that are on, a mapping or a threshold; a :class:`regrow.Sparsity` to get up to,
             or a :class:`regrow.Pattern`.
         method: A method with ``score``; :class:`regrow.L1` by default. For single weights one with ``score_weights``;
-            :class:`regrow.Magnitude` by default.
+            :class:`regrow.Magnitude` by default. For layers and cells one with ``score_layers``;
+            :class:`regrow.Taylor` by default.
         optimizer: Its state follows.
         generator: As for :func:`grow_`.
         loss, batches: As for :func:`grow_`; methods that absorb what units send, as :class:`regrow.L1`, do so by its
@@ -170,10 +182,15 @@ def prune_(
         NotPermissible: An axis can't be pruned, or not that far.
         TypeError, ValueError: An argument is not what it should be. Nothing has been changed then.
     """
+    if is_depth(target):
+        method = Taylor() if method is None else method
+        _check(method, "score_layers", "prune", optimizer, generator, loss, batches)
+        spared = _of_whole(round_to, min_size, max_size, protect)
+        return prune_depth(target, amount, method, optimizer, loss, batches, spared)
     if is_weights(target):
         method = Magnitude() if method is None else method
         _check(method, "score_weights", "prune", optimizer, generator, loss, batches)
-        look, spared = looks(loss, batches, method), _of_weights(round_to, min_size, max_size, protect)
+        look, spared = looks(loss, batches, method), _of_whole(round_to, min_size, max_size, protect)
         return prune_weights(target, amount, method, optimizer, generator, look, spared)  # type: ignore[arg-type]
     limits = Limits(round_to, min_size, max_size, protect)  # type: ignore[arg-type]
     method = L1() if method is None else method
@@ -195,13 +212,13 @@ def prune_(
     return apply(structure, maps, {}, optimizer, "prune", name, changed)
 
 
-def _of_weights(round_to: int, min_size: int | None, max_size: int | None, protect: Any) -> tuple[str, ...]:
-    """What of the limits holds for single weights: names of tensors that stay as they are."""
+def _of_whole(round_to: int, min_size: int | None, max_size: int | None, protect: Any) -> tuple[str, ...]:
+    """What of the limits holds where no units are edited: names of what stays as it is."""
     if round_to != 1 or min_size is not None or max_size is not None:
-        raise ValueError("round_to, min_size and max_size are for units; single weights take a Sparsity or a Pattern.")
+        raise ValueError("round_to, min_size and max_size are for units, not for single weights, layers or cells.")
     limits = Limits(protect=protect)
     if isinstance(limits.protect, Mapping) or not all(isinstance(p, str) for p in limits.protect):
-        raise TypeError(f"protect holds names of tensors or modules for single weights, not {protect!r}.")
+        raise TypeError(f"protect holds names here, not {protect!r}.")
     return limits.protect  # type: ignore[return-value]
 
 

@@ -78,7 +78,8 @@ class Structure:
         self._opened = opened
         self.model, self.axes, self.frozen = model, axes, frozen
         self.weights = find_weights(model, trace)
-        self._found_depth: tuple[tuple[Layer, ...], tuple[Cell, ...]] | None = None
+        self._found_depth: tuple[tuple[Layer, ...], tuple[Cell, ...]] | None = None  # until the next edit
+        self._depth_before: dict[tuple[str, nn.Module], Any] = {}
         self._example = example
         self.unknown = dict(trace.unknown)
         self._flops = trace.flops
@@ -98,10 +99,16 @@ class Structure:
 
     def _depth(self) -> tuple[tuple[Layer, ...], tuple[Cell, ...]]:
         if self._found_depth is None:
-            self._found_depth = find_depth(record(self.model, *self._example))
-            for part in (*self._found_depth[0], *self._found_depth[1]):
-                part.structure = self
+            layers, cells = find_depth(record(self.model, *self._example))
+            self._found_depth = tuple(map(self._same, layers)), tuple(map(self._same, cells))
         return self._found_depth
+
+    def _same(self, part: Any) -> Any:
+        """A layer or cell as the object that it was before, if it was there."""
+        part.structure = self
+        known = self._depth_before.setdefault((part.kind, part.module), part)
+        vars(known).update(vars(part))
+        return known
 
     def __getitem__(self, name: str) -> Axis:
         """The axis of that name, or the only one that a module or tensor of that name produces.

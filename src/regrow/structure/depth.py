@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ class Layer:
         channels: The dimension of that along which its units lie.
         prunable: Whether its output can take its input's place: it is left out then.
         growable: Whether a new layer can follow it.
+        activation: The operator that reads first what it puts out, without its namespace, as "relu".
     """
 
     name: str
@@ -37,6 +38,7 @@ class Layer:
     channels: int
     prunable: Verdict = YES
     growable: Verdict = YES
+    activation: str = ""
     structure: Structure = field(init=False, repr=False)
     kind = "layer"
 
@@ -101,7 +103,14 @@ def _layer(recording: Recording, span: Span, times: int) -> Layer:
         prunable = Verdict(False, f"it makes {was} into {shape}")
     elif _more_than_one(span):
         prunable = Verdict(False, "it returns more than one tensor")
-    return Layer(span.name, span.module, shape, _channels(recording, span), prunable, growable)
+    return Layer(
+        span.name, span.module, shape, _channels(recording, span), prunable, growable, _read_first_by(recording, span)
+    )
+
+
+def _read_first_by(recording: Recording, span: Span) -> str:
+    readers = (step for step in recording.steps[span.stop :] if span.made_by in step.reads)
+    return next((step.name.partition("::")[2].rstrip("_") for step in readers if step.name not in _COPY), "")
 
 
 def _keeps(span: Span) -> bool:
@@ -152,7 +161,7 @@ def _cells(recording: Recording, spans: list[Span]) -> Iterator[Cell]:
         chosen = _innermost_groups(repeated)
     for number, span in sorted(((n, s) for n, found in chosen.items() for s in found), key=lambda pair: pair[1].start):
         layer = _layer(recording, span, 1)
-        held = (layer.name, layer.module, layer.shape, layer.channels, layer.prunable, layer.growable)
+        held = [getattr(layer, f.name) for f in fields(Layer) if f.init]
         yield Cell(*held, pattern=number, keeps_shape=_keeps_alone(span))
 
 
@@ -213,5 +222,7 @@ def _signature(recording: Recording, span: Span) -> object:
     return tuple(found)
 
 
+#: Calls that do nothing to values.
+_COPY = frozenset({"aten::clone", "aten::detach", "aten::alias", "aten::view", "aten::_unsafe_view"})
 #: Calls that depend on how memory lies.
 _NO_MATTER = frozenset({"aten::detach", "aten::alias"})

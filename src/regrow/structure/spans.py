@@ -25,6 +25,7 @@ class Span:
         start, stop: The calls of operators that it makes, by number.
         inputs, outputs: The tensors that it is given and returns, in order.
         returned: What it returns, as it is.
+        made_by: The call that made the first of its outputs.
     """
 
     module: nn.Module
@@ -34,6 +35,7 @@ class Span:
     stop: int = -1
     outputs: list[Tensor] = field(default_factory=list)
     returned: Any = None
+    made_by: int | None = None
 
 
 @dataclass
@@ -74,10 +76,6 @@ class Recording(TorchDispatchMode):
         self.steps.append(Step(func._schema.name, reads))
         return out
 
-    def maker(self, tensor: Tensor) -> int | None:
-        """The number of the call that made a tensor; None if none did."""
-        return self._made.get(id(tensor))
-
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Inside, every call of a module is a span."""
@@ -93,6 +91,7 @@ class Recording(TorchDispatchMode):
                 span = running.pop()
                 if span.module is module:
                     span.stop, span.outputs, span.returned = len(self.steps), tensors_in(returned), returned
+                    span.made_by = self._made.get(id(span.outputs[0])) if span.outputs else None
                     return
 
         handles = []
