@@ -9,6 +9,7 @@ from .actions import Grow, Prune, Rewire
 from .cutoffs import Budget, Threshold, Valley
 from .edit import Edit
 from .errors import NotPermissible
+from .growing.autogrow import AutoGrow
 from .growing.deepen import Deepen
 from .growing.firefly import Firefly
 from .growing.gradmax import GradMax
@@ -42,6 +43,7 @@ __all__ = [
     "SET",
     "SNIP",
     "Ablation",
+    "AutoGrow",
     "Axis",
     "Budget",
     "Cell",

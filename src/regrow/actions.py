@@ -13,6 +13,9 @@ from .schedules import Schedule
 from .sparsity import Sparsity, check_moving, check_weight_amount
 from .structure.axis import KINDS, TAGS
 
+#: Kinds that aren't units of axes.
+WHOLE = ("weight", "layer", "cell")
+
 
 @dataclass(frozen=True)
 class Action:
@@ -29,20 +32,20 @@ class Action:
     kind: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in (None, "weight", *KINDS, *TAGS):
-            known = ", ".join(("weight", *KINDS, *sorted(TAGS)))
+        if self.kind not in (None, *WHOLE, *KINDS, *TAGS):
+            known = ", ".join((*WHOLE, *KINDS, *sorted(TAGS)))
             raise ValueError(f"there is no kind {self.kind!r} to {self._verb}; kinds are {known}.")
         for part in self._parts:
             if not callable(getattr(self.method, part, None)) or isinstance(self.method, type):
-                what = " for single weights" if self.kind == "weight" else ""
+                what = f" for kind={self.kind!r}" if self.kind in WHOLE else ""
                 raise TypeError(f"{type(self).__name__} takes a method with {part}(){what}, not {self.method!r}.")
         if not isinstance(self.where, str):
             raise TypeError(f"where is a pattern of axis names, not {self.where!r}.")
         limits = Limits(self.round_to, self.min_size, self.max_size, self.protect)
         object.__setattr__(self, "protect", limits.protect)
         check_step("batches", self.batches, 1)
-        if self.kind == "weight" and (self.round_to, self.min_size, self.max_size) != (1, None, None):
-            raise ValueError("round_to, min_size and max_size are for units, not for single weights.")
+        if self.kind in WHOLE and (self.round_to, self.min_size, self.max_size) != (1, None, None):
+            raise ValueError(f"round_to, min_size and max_size are for units, not for kind={self.kind!r}.")
         self._check_amounts()
 
     def _check_amounts(self) -> None:
@@ -60,10 +63,13 @@ class Action:
     _verb: ClassVar[str] = ""
     _of_units: ClassVar[tuple[str, ...]] = ()
     _of_weights: ClassVar[tuple[str, ...]] = ()
+    _of_layers: ClassVar[tuple[str, ...]] = ()
 
     @property
     def _parts(self) -> tuple[str, ...]:
         """What a method needs to have for it."""
+        if self.kind in ("layer", "cell"):
+            return self._of_layers
         return self._of_weights if self.kind == "weight" else self._of_units
 
     @property
@@ -106,13 +112,18 @@ class Grow(Action):
         amount: Units (int), a fraction of the present size (float), or a mapping from axis names to either.
         where: A pattern of axis names.
         kind: Only axes of this kind or tag; or "weight": single weights that are off come on, with a method that has
-            ``score_absent`` and amounts as for :func:`regrow.grow_`, or a schedule of the sparsity.
+            ``score_absent`` and amounts as for :func:`regrow.grow_`, or a schedule of the sparsity; or "layer" or
+            "cell": each that ``where`` matches is followed by new ones, with a method as :class:`regrow.Deepen`.
+        parallel: For layers and cells, whether what comes runs beside them.
         round_to, min_size, max_size, protect, batches: As for :func:`regrow.grow_`.
     """
 
     _verb: ClassVar[str] = "grow"
     _of_units: ClassVar[tuple[str, ...]] = ("fresh",)
     _of_weights: ClassVar[tuple[str, ...]] = ("score_absent",)
+    _of_layers: ClassVar[tuple[str, ...]] = ("followers",)
+
+    parallel: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,13 +136,15 @@ class Prune(Action):
             itself; or a :class:`regrow.Threshold`, :class:`regrow.Valley` or :class:`regrow.Budget`.
         where: A pattern of axis names.
         kind: Only axes of this kind or tag; or "weight": single weights go off, with a method that has
-            ``score_weights`` and amounts as for :func:`regrow.prune_`, or a schedule of the sparsity.
+            ``score_weights`` and amounts as for :func:`regrow.prune_`, or a schedule of the sparsity; or "layer" or
+            "cell": so many of those that ``where`` matches leave, with a method that has ``score_layers``.
         round_to, min_size, max_size, protect, batches: As for :func:`regrow.prune_`.
     """
 
     _verb: ClassVar[str] = "prune"
     _of_units: ClassVar[tuple[str, ...]] = ("score",)
     _of_weights: ClassVar[tuple[str, ...]] = ("score_weights",)
+    _of_layers: ClassVar[tuple[str, ...]] = ("score_layers",)
 
     def _check_amount(self, amount: Any) -> None:
         if not isinstance(amount, (Threshold, Valley, Budget)):

@@ -237,9 +237,11 @@ class _Surgery:
         return next(name for number in range(1, len(taken) + 2) if (name := f"{key}_{number}") not in taken)
 
     def _note_sources(self, made: nn.Module, source: nn.Module) -> None:
+        """What each new parameter is like: the one of that name, or the first with as many dimensions."""
         originals = dict(source.named_parameters())
-        first = next(iter(originals.values()))
-        self.sources |= {p: originals.get(name, first) for name, p in made.named_parameters()}
+        for name, parameter in made.named_parameters():
+            like = [p for p in originals.values() if p.ndim == parameter.ndim]
+            self.sources[parameter] = originals.get(name, (like or list(originals.values()))[0])
 
     def _first_that_fits(self, ways: Sequence[Change], made: nn.Module | None, expected: list[Tensor]) -> None:
         """Make the first of several changes after which the model puts out what it should.

@@ -13,7 +13,7 @@ from .amounts import check_fraction, units_of
 from .depth import add_beside, deepen, remove
 from .edit import Edit
 from .errors import NothingToDo, NotPermissible
-from .evidence import skipping
+from .evidence import computed, looking, skipping
 from .method import list_methods
 from .structure import Layer
 
@@ -67,12 +67,20 @@ def grow_depth(
     optimizer: Optimizer | None,
     generator: torch.Generator | None,
     parallel: bool,
+    loss: Callable[[], Tensor] | None = None,
     protect: Sequence[str] = (),
+    memory: dict[str, Any] | None = None,
 ) -> Edit:
-    """Put layers or cells behind others, or beside them; see :func:`regrow.grow_`."""
+    """Put layers or cells behind others, or beside them; see :func:`regrow.grow_`.
+
+    Args:
+        memory: What a method that chooses has noted at earlier calls.
+    """
     layers = _chosen(target, protect)
     if isinstance(amount, bool) or not isinstance(amount, int) or amount < 1:
         raise ValueError(f"an amount of layers or cells for each is a whole number of at least 1, not {amount!r}.")
+    if hasattr(method, "choose"):
+        layers = _chosen_by(method, layers, loss, {} if memory is None else memory)
     for layer in layers:
         if not layer.growable:
             raise NotPermissible(f"{layer.name} can't be followed by another: {layer.growable.reason}.")
@@ -86,6 +94,19 @@ def grow_depth(
     if parallel:
         return add_beside(structure, layers, amount, method.branch, optimizer, seed, method.name)
     return deepen(structure, layers, amount, method, optimizer, seed, method.name)
+
+
+def _chosen_by(
+    method: Any, layers: list[Layer], loss: Callable[[], Tensor] | None, memory: dict[str, Any]
+) -> list[Layer]:
+    if loss is None:
+        raise ValueError(f"{method.name} looks at the loss: pass loss=, a callable that returns it.")
+    with looking(layers[0].structure.model):
+        value = float(computed(loss).detach())
+    layers = method.choose(layers, value, memory)
+    if not layers:
+        raise NothingToDo(f"{method.name} doesn't choose any of these now.")
+    return layers
 
 
 def _chosen(target: LayerTarget, protect: Sequence[str]) -> list[Layer]:

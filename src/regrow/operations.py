@@ -101,7 +101,7 @@ def grow_(
         method = Deepen() if method is None else method
         _check(method, "followers", "grow", optimizer, generator, loss, batches)
         spared = _of_whole(round_to, min_size, max_size, protect)
-        return grow_depth(target, amount, method, optimizer, generator, parallel, spared)
+        return grow_depth(target, amount, method, optimizer, generator, parallel, loss, spared)
     if is_weights(target):
         method = RigL() if method is None else method
         _check(method, "score_absent", "grow", optimizer, generator, loss, batches)

@@ -1,12 +1,13 @@
 """A model and its shape on disk: ``model.safetensors`` and ``shape.json``, no pickle.
 
-``shape.json`` holds the size of every tensor, the integers that modules keep and the masks of single weights; loading
-puts them onto a freshly built model, then fills it.
+``shape.json`` holds the modules that have left and entered, the size of every tensor, the integers that modules keep,
+and the masks of single weights; loading puts them onto a freshly built model, then fills it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +20,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from .masks import mask_of, masked, masks_on
 from .packing import packed, unpacked
+from .replaying import as_json, from_json, replay
 from .structure.declared import outdated_sizes
 from .structure.example import named_tensors
 from .structure.integers import Integer, integers
+from .surgery import history
 from .transaction import Transaction
 
 FORMAT = 1
@@ -46,6 +49,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
         "tensors": {name: list(t.shape) for name, t in tensors.items()},
         "sizes": {name: sizes for name, m in model.named_modules() if (sizes := _sizes(m))},
         "masks": {name: packed(mask) for name, mask in _masks(model)},
+        "changes": as_json(history(model)),
     }
     # Each file is complete or absent under its name, whenever the process dies.
     for name, write in (
@@ -81,8 +85,10 @@ def load(folder: str | Path, fresh_model: M) -> M:
         shape = _checked_shape(inner, folder / MODEL_FILE)
     if held != shape["tensors"]:
         raise ValueError(f"{folder / MODEL_FILE} doesn't hold the tensors that {SHAPE_FILE} lists.")
-    masks = _unpacked(shape, dict(fresh_model.named_parameters()), folder / SHAPE_FILE)
+    changes = from_json(shape["changes"])
     with Transaction() as writes:
+        replay(writes, fresh_model, changes, sum(math.prod(size) for size in shape["tensors"].values()))
+        masks = _unpacked(shape, dict(fresh_model.named_parameters()), folder / SHAPE_FILE)
         _plan_reshape(writes, fresh_model, named_tensors(fresh_model), tensors, shape["sizes"])
         writes.run()
         with torch.no_grad():
@@ -160,12 +166,12 @@ def _checked_shape(text: str, path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} isn't a shape of format {FORMAT}; it was written by another version or program.")
     tensors, sizes, masks = shape.get("tensors"), shape.get("sizes"), shape.get("masks")
     if (
-        set(shape) != {"format", "tensors", "sizes", "masks"}
+        set(shape) != {"format", "tensors", "sizes", "masks", "changes"}
         or not _is_table(masks, lambda text: isinstance(text, str))
         or not _is_table(tensors, _is_shape)
         or not _is_table(sizes, _is_sizes)
     ):
-        raise ValueError(f"{path} is damaged: it doesn't hold the tensors' shapes, the modules' sizes and masks.")
+        raise ValueError(f"{path} is damaged: it doesn't hold the tensors' shapes, and the modules' sizes and changes.")
     return shape
 
 

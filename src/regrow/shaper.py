@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .actions import Action, Grow, Prune, Rewire
+from .actions import WHOLE, Action, Grow, Prune, Rewire
 from .amounts import Limits, named
+from .depth_operations import grow_depth, prune_depth
 from .edit import Edit
 from .errors import NothingToDo
 from .masks import hold_masks, masked, watch
 from .operations import GROWS, PRUNES, grow_, prune_
 from .pace import attach, has_paces
 from .plan import At, Chain, Every, Plan
-from .structure import Axis, Structure, Weights, analyze
+from .structure import Axis, Structure, analyze
 from .weight_operations import grow_weights, looks, prune_weights, rewire_weights
 
 #: The parts of a method that act while training.
@@ -83,11 +85,12 @@ class Shaper:
         if any(masked(model)) or any(action.kind == "weight" for action, _ in plan.entries()):
             hold_masks(model, optimizer)
             watch(optimizer, self._watch)
+        self._memories: dict[str, dict[str, Any]] = {}  # what methods that choose have noted, for each action's place
         self._births: dict[Axis, list[int]] = {}  # the steps at which units came, of axes that have grown
 
     def _matching(self, action: Action) -> list[Any]:
-        if action.kind == "weight":
-            return self._matching_weights(action)
+        if action.kind in WHOLE:
+            return self._matching_whole(action)
         kinds = GROWS if isinstance(action, Grow) else PRUNES
         able = "growable" if isinstance(action, Grow) else "prunable"
         of_kind = self.structure.select(kind=action.kind)
@@ -100,11 +103,11 @@ class Shaper:
             return list(named(action.amount, found))
         return found
 
-    def _matching_weights(self, action: Action) -> list[Weights]:
-        found = list(self.structure.select(action.where, kind="weight"))
+    def _matching_whole(self, action: Action) -> list[Any]:
+        found = list(self.structure.select(action.where, kind=action.kind))
         if not found:
-            names = ", ".join(weights.name for weights in self.structure.weights) or "none"
-            raise ValueError(f"where={action.where!r} matches no weights; there are: {names}.")
+            names = ", ".join(part.name for part in self.structure.select(kind=action.kind)) or "none"
+            raise ValueError(f"where={action.where!r} matches no {action.kind}s; there are: {names}.")
         return found
 
     def _watch(self) -> None:
@@ -164,6 +167,8 @@ class Shaper:
         self.steps += 1
         edits = []
         for action in self.plan.due(self.steps):
+            if not self._targets[action.place]:
+                continue  # all of it has left the model
             if self.before_edit is not None:
                 self.before_edit(action)
             edit = self._perform(action, closure)
@@ -180,6 +185,8 @@ class Shaper:
         try:
             if action.kind == "weight":
                 return self._perform_on_weights(action, closure)
+            if action.kind in WHOLE:
+                return self._perform_on_layers(action, closure)
             if isinstance(action, Grow):
                 return grow_(axes, action.amount, action.method, **given, **action.limits)
             limits = action.limits
@@ -199,6 +206,24 @@ class Shaper:
             look = lambda _: held  # noqa: E731
         return perform(weights, action.amount, action.method, self.optimizer, self.generator, look, action.protect)
 
+    def _perform_on_layers(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit:
+        layers = self._matching_whole(action)
+        if isinstance(action, Grow):
+            memory = self._memories.setdefault(repr(action.place), {})
+            given = (self.generator, action.parallel, closure, action.protect, memory)
+            return grow_depth(layers, action.amount, action.method, self.optimizer, *given)
+        given = (closure, action.batches, action.protect)
+        return prune_depth(layers, action.amount, action.method, self.optimizer, *given)
+
+    def _rematch(self) -> None:
+        """Look again what actions are about, in a model that has other layers now."""
+        actions = {action.place: action for action, _ in self.plan.entries()}
+        for place, action in actions.items():
+            try:
+                self._targets[place] = self._matching(action)
+            except ValueError:
+                self._targets[place] = []
+
     def _young(self, axes: list[Axis], grace: int) -> dict[str, list[int]]:
         """The units of each axis that came less than ``grace`` steps ago."""
         found = {}
@@ -210,7 +235,9 @@ class Shaper:
 
     def _follow(self, edit: Edit) -> None:
         """Note when units came, and let methods welcome them."""
-        if edit.kind == "weight":
+        if edit.kind in ("layer", "cell"):
+            self._rematch()
+        if edit.kind != "unit":
             return
         for name, (before, after) in edit.sizes.items():
             axis, new = self.structure[name], edit.units("new")[name]
@@ -226,7 +253,9 @@ class Shaper:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed Shaper needs beside the model and the plan: the step, the random state, and units' ages."""
         births = {axis.name: list(steps) for axis, steps in self._births.items()}
-        return {"steps": self.steps, "generator": self.generator.get_state(), "births": births}
+        memories = copy.deepcopy(self._memories)
+        found = {"steps": self.steps, "generator": self.generator.get_state(), "births": births, "memories": memories}
+        return found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the Shaper of ``state`` was; the model must have the shapes that it had there.
@@ -234,9 +263,10 @@ class Shaper:
         Raises:
             ValueError: A key is missing or unknown, or the step is no step.
         """
-        if set(state) != {"steps", "generator", "births"}:
+        if set(state) != {"steps", "generator", "births", "memories"}:
             raise ValueError(
-                f"a Shaper's state has the keys steps, generator and births, not {', '.join(map(str, state))}."
+                "a Shaper's state has the keys steps, generator, births and memories, not "
+                f"{', '.join(map(str, state))}."
             )
         steps = state["steps"]
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
@@ -244,7 +274,7 @@ class Shaper:
         self.generator.set_state(state["generator"].cpu())
         if has_paces(self.optimizer):
             attach(self.optimizer)
-        self.steps = steps
+        self.steps, self._memories = steps, copy.deepcopy(state["memories"])
         self._births = {self.structure[name]: list(born) for name, born in state["births"].items()}
 
 

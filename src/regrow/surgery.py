@@ -35,7 +35,7 @@ class Passing(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The tensor, or a tuple of it and of as many None as there were."""
-        first = tensors_in_order((args, kwargs))[0]
+        first = given_to(args, kwargs)
         return (first, *[None] * (self.length - 1)) if self.length else first
 
 
@@ -172,8 +172,9 @@ def first_of(value: Any) -> Tensor:
 
 
 def given_to(args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """The first tensor that a module is given."""
-    return tensors_in_order((args, kwargs))[0]
+    """The first tensor that a module is given: an argument, or within one if none is."""
+    direct = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    return direct[0] if direct else tensors_in_order((args, kwargs))[0]
 
 
 def with_given(args: tuple, kwargs: dict[str, Any], tensor: Tensor) -> tuple[tuple, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -99,7 +100,7 @@ def _layer(recording: Recording, span: Span, times: int) -> Layer:
     if times > 1:
         prunable = growable = Verdict(False, f"it is called {times} times in one run")
     elif not _keeps(span):
-        was = tuple(span.inputs[0].shape) if span.inputs else "nothing"
+        was = tuple(span.given.shape) if span.given is not None else "several tensors"
         prunable = Verdict(False, f"it makes {was} into {shape}")
     elif _more_than_one(span):
         prunable = Verdict(False, "it returns more than one tensor")
@@ -115,9 +116,9 @@ def _read_first_by(recording: Recording, span: Span) -> str:
 
 def _keeps(span: Span) -> bool:
     """Whether the first tensor that comes out is as the first that goes in."""
-    if not span.inputs:
+    given, made = span.given, span.outputs[0]
+    if given is None:
         return False
-    given, made = span.inputs[0], span.outputs[0]
     return given.shape == made.shape and given.dtype == made.dtype and given.is_floating_point()
 
 
@@ -149,6 +150,7 @@ def _cells(recording: Recording, spans: list[Span]) -> Iterator[Cell]:
         if _is_block(span):
             groups.setdefault(_signature(recording, span), []).append(span)
     repeated = {number: members for number, members in enumerate(groups.values()) if len(members) > 1}
+    repeated = {number: _each_once(members) for number, members in repeated.items()}
     kept = {n: members for n, members in repeated.items() if any(map(_keeps_alone, members))}
     kept = {n: members for n, members in kept.items() if not any(_is_row(m, kept) for m in members)}
     outer = {n: members for n, members in kept.items() if not any(_inside(m, kept.values()) for m in members)}
@@ -163,6 +165,21 @@ def _cells(recording: Recording, spans: list[Span]) -> Iterator[Cell]:
         layer = _layer(recording, span, 1)
         held = [getattr(layer, f.name) for f in fields(Layer) if f.init]
         yield Cell(*held, pattern=number, keeps_shape=_keeps_alone(span))
+
+
+def _each_once(members: Sequence[Span]) -> list[Span]:
+    """Of modules around each other that make the same calls, the one that is named as most others are, by numbers."""
+    like = Counter(_likeness(span) for span in members)
+    found: dict[tuple[int, int], Span] = {}
+    for span in members:
+        known = found.setdefault((span.start, span.stop), span)
+        if like[_likeness(span)] > like[_likeness(known)]:
+            found[span.start, span.stop] = span
+    return list(found.values())
+
+
+def _likeness(span: Span) -> str:
+    return re.sub(r"\d+", "0", span.name)
 
 
 def _keeps_alone(span: Span) -> bool:

@@ -24,6 +24,7 @@ class Span:
         module, name: Which one.
         start, stop: The calls of operators that it makes, by number.
         inputs, outputs: The tensors that it is given and returns, in order.
+        given: The first of its arguments that is a tensor.
         returned: What it returns, as it is.
         made_by: The call that made the first of its outputs.
     """
@@ -36,6 +37,7 @@ class Span:
     outputs: list[Tensor] = field(default_factory=list)
     returned: Any = None
     made_by: int | None = None
+    given: Tensor | None = None
 
 
 @dataclass
@@ -83,8 +85,10 @@ class Recording(TorchDispatchMode):
         names = {module: name for name, module in model.named_modules()}
 
         def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            running.append(Span(module, names[module], len(self.steps), tensors_in_order((args, kwargs))))
-            self.spans.append(running[-1])
+            span = Span(module, names[module], len(self.steps), tensors_in_order((args, kwargs)))
+            span.given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            running.append(span)
+            self.spans.append(span)
 
         def leave(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> None:
             while running:

@@ -1,0 +1,110 @@
+"""Changes of a model's tree as plain JSON, and made again on a freshly built model."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, get_args, get_type_hints
+
+from torch import nn
+
+from .branches import Branch
+from .numbering import plan_numbers
+from .structure.example import named_tensors
+from .surgery import Change, plan_history
+from .transaction import Transaction
+
+#: A file may hold no more changes than this, and no more elements of tensors, relative to the model, on the way.
+MOST_CHANGES, MOST_TIMES = 10_000, 8
+
+
+def as_json(changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """Changes as JSON has them; what is as by default is left out."""
+    return [_plain(change) for change in changes]
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    held = {f.name: (getattr(value, f.name), f.default) for f in dataclasses.fields(value)}
+    plain = {name: now for name, (now, default) in held.items() if now != default}
+    return {name: _plain(now) if dataclasses.is_dataclass(now) else now for name, now in plain.items()}
+
+
+def from_json(listed: Any) -> list[Change]:
+    """The changes that :func:`as_json` wrote.
+
+    Raises:
+        ValueError: It wrote no such thing.
+    """
+    if not isinstance(listed, list) or len(listed) > MOST_CHANGES:
+        raise ValueError(f"changes of the module tree are a list of at most {MOST_CHANGES:,}.")
+    return [_made(Change, held) for held in listed]
+
+
+def _made(kind: type, held: Any) -> Any:
+    if not isinstance(held, dict):
+        raise ValueError(f"a change of the module tree is a table, not {held!r}.")
+    types, given = get_type_hints(kind), {}
+    for name, value in held.items():
+        if name not in types:
+            raise ValueError(f"a change of the module tree has no {name!r}.")
+        given[name] = _made(Branch, value) if name == "branch" else value
+        allowed = _literals(types[name])
+        if allowed and value not in allowed:
+            raise ValueError(f"{name} of a change of the module tree is none of {', '.join(map(repr, allowed))}.")
+        if not allowed and name != "branch" and type(value) is not types[name]:
+            raise ValueError(f"{name} of a change of the module tree is no {types[name].__name__}: {value!r}.")
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise ValueError(f"a change of the module tree is damaged: {error}") from error
+
+
+def _literals(kind: Any) -> tuple[str, ...]:
+    found = [a for arg in get_args(kind) for a in (get_args(arg) or (arg,)) if isinstance(a, str)]
+    return tuple(found)
+
+
+def replay(writes: Transaction, model: nn.Module, changes: Sequence[Change], elements: int) -> None:
+    """Plan and make changes on a freshly built model, one after the other.
+
+    Args:
+        elements: How many elements of tensors the model has in the end.
+
+    Raises:
+        ValueError: A change doesn't fit the model, or the model would grow out of proportion.
+    """
+    most = MOST_TIMES * max(elements, _elements(model))
+    for change in changes:
+        holder = change.path.rpartition(".")[0]
+        try:
+            parent = model.get_submodule(holder)
+            before = list(parent.children())
+            _check_place(change, parent)
+            if change.branch is not None and change.branch.ins * change.branch.outs > most:
+                raise ValueError("it is out of all proportion")
+            change.plan(writes, model, change.new_module(model))
+            writes.run()
+            if change.how == "list":
+                plan_numbers(writes, model, holder, before, list(parent.children()))
+                writes.run()
+        except Exception as error:
+            raise ValueError(f"the change {change.what} at {change.path!r} doesn't fit this model: {error}") from error
+        if _elements(model) > most:
+            raise ValueError(f"the change {change.what} at {change.path!r} makes the model grow out of proportion.")
+    plan_history(writes, model, list(changes))
+    writes.run()
+
+
+def _check_place(change: Change, parent: nn.Module) -> None:
+    if not change.path:
+        raise ValueError("it names no module")
+    wanted = {"list": nn.ModuleList, "sequential": nn.Sequential}.get(change.how, nn.Module)
+    if not isinstance(parent, wanted):
+        raise ValueError(f"the module above is no {wanted.__name__}")
+    if change.how == "sequential" and change.what == "copy" and not re.fullmatch(r"\w+", change.key):
+        raise ValueError(f"{change.key!r} can't be the name of a module")
+
+
+def _elements(model: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in named_tensors(model).values())
