@@ -24,19 +24,29 @@ _SIZES: dict[str, Any] = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 0
 
 
 def gpt2() -> nn.Module:
-    off = dict.fromkeys(("attn_pdrop", "resid_pdrop", "embd_pdrop"), 0.0)
-    sizes = {"n_positions": 16, "n_embd": 12, "n_layer": 3, "n_head": 3}
+    off: dict[str, Any] = dict.fromkeys(("attn_pdrop", "resid_pdrop", "embd_pdrop"), 0.0)
+    sizes: dict[str, Any] = {"n_positions": 16, "n_embd": 12, "n_layer": 3, "n_head": 3}
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**_SIZES, **off, **sizes))
 
 
 def bert() -> nn.Module:
-    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    sizes = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 32}
+    off: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    sizes: dict[str, Any] = {
+        "hidden_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "intermediate_size": 32,
+    }
     return transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=64, **off, **sizes))
 
 
 def llama() -> nn.Module:
-    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 3}
+    sizes: dict[str, Any] = {
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+    }
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**_SIZES, **sizes, num_key_value_heads=3))
 
 
@@ -45,13 +55,18 @@ def _timm(name: str, **sizes: Any) -> Callable[[], nn.Module]:
 
 
 def densenet() -> nn.Module:
-    return torchvision.models.DenseNet(growth_rate=8, block_config=(2, 2, 2), num_init_features=8, num_classes=5)
+    return torchvision.models.DenseNet(
+        growth_rate=8,
+        block_config=(2, 2, 2),  # type: ignore[arg-type]
+        num_init_features=8,
+        num_classes=5,
+    )
 
 
 #: Name -> the model, its input, and the first cells that it has.
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], list[str]]] = {
     "torchvision vgg11_bn": (
-        lambda: nn.Sequential(*torchvision.models.vgg11_bn().features[:15], nn.Flatten(), nn.Linear(4096, 5)),
+        lambda: nn.Sequential(*list(torchvision.models.vgg11_bn().features)[:15], nn.Flatten(), nn.Linear(4096, 5)),  # type: ignore[arg-type]
         images, [],
     ),
     "torchvision resnet18": (
@@ -90,10 +105,9 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     model, x = make(), example()
     with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # norms that do something, as after training
+                parameter.add_(0.1 * torch.randn_like(parameter))
         for _ in range(30):
             model.train()(x)
-    with torch.no_grad():  # norms that do something, as after training
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval(), x

@@ -165,12 +165,15 @@ def test_a_branch_beside_a_cell_changes_nothing_and_learns(name: str, kind: str)
 @pytest.mark.parametrize("norm", [False, True])
 def test_a_layer_behind_an_activation_starts_with_the_identity_for_a_kernel(norm: bool) -> None:
     trial = Trial("torchvision vgg11_bn")
+    with torch.no_grad():
+        for _ in range(60):  # running statistics are those of the batch, as they nearly are late in training
+            trial.model.train()(trial.x)
     before = trial.outputs()
     for layer in [layer for layer in trial.structure.layers if layer.activation == "relu"]:
         edit = rg.grow_(layer, 1, rg.Deepen("identity", norm=norm), optimizer=trial.optimizer)
         eval_mode, train_mode = trial.outputs()
         assert relative(eval_mode, before[0]) < 1e-5
-        assert relative(train_mode, before[1]) < (0.1 if norm else 1e-5)
+        assert relative(train_mode, before[1]) < (0.05 if norm else 1e-5)
         edit.undo_()
 
 
@@ -267,6 +270,10 @@ def test_a_model_of_another_depth_is_saved_and_loaded(name: str, tmp_path: Path)
         assert getattr(loaded.config, COUNTED[name]) == trial.counts()
 
 
+def _numbers(model: Any) -> list[int]:
+    return [block.attn.layer_idx for block in model.transformer.h]
+
+
 def test_parts_follow_edits_and_undo() -> None:
     trial = Trial("transformers gpt2")
     structure = trial.structure
@@ -275,13 +282,13 @@ def test_parts_follow_edits_and_undo() -> None:
     assert [cell.name for cell in structure.cells] == [f"transformer.h.{i}" for i in range(4)]
     assert structure.cells[-1] is last
     assert last.name == "transformer.h.3"
-    assert [block.attn.layer_idx for block in trial.model.transformer.h] == [0, 1, 2, 3]
+    assert _numbers(trial.model) == [0, 1, 2, 3]
     rg.grow_(structure["transformer.h.3.mlp.c_fc"], 2, optimizer=trial.optimizer).undo_()
     edit.undo_()
     assert structure["transformer.h.2.mlp.c_fc"] is axis
     assert structure.cells[-1] is last
     assert last.name == "transformer.h.2"
-    assert [block.attn.layer_idx for block in trial.model.transformer.h] == [0, 1, 2]
+    assert _numbers(trial.model) == [0, 1, 2]
 
 
 def test_autogrow_deepens_rows_in_turn_and_leaves_those_where_it_does_not_help() -> None:

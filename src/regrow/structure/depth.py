@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..patterns import means
 from .axis import YES, Verdict
@@ -97,8 +97,11 @@ def _innermost(spans: Sequence[Span]) -> list[Span]:
 def _layer(recording: Recording, span: Span, times: int) -> Layer:
     shape = tuple(span.outputs[0].shape)
     prunable = growable = YES
+    first = span.returned[0] if isinstance(span.returned, tuple) and span.returned else span.returned
     if times > 1:
         prunable = growable = Verdict(False, f"it is called {times} times in one run")
+    elif not isinstance(first, Tensor):
+        prunable = growable = Verdict(False, f"it returns a {type(span.returned).__name__}")
     elif not _keeps(span):
         was = tuple(span.given.shape) if span.given is not None else "several tensors"
         prunable = Verdict(False, f"it makes {was} into {shape}")
@@ -131,12 +134,22 @@ _CHANNELS_FIRST = ("convolution", "batch_norm", "group_norm", "instance_norm")
 
 
 def _channels(recording: Recording, span: Span) -> int:
-    """Where the units of a module's output lie, by the last call in it that reads a weight."""
-    ndim = span.outputs[0].ndim
+    """Where the units of a module's output lie: what is as long as those of the last call in it that reads a weight.
+
+    Of several such dimensions it is where that call has them, as far as what it makes isn't moved afterwards.
+    """
+    shape = tuple(span.outputs[0].shape)
     for step in reversed(recording.steps[span.start : span.stop]):
-        if "-" in step.reads and ("convolution" in step.name or "norm" in step.name or "mm" in step.name):
-            return 1 if any(name in step.name for name in _CHANNELS_FIRST) else ndim - 1
-    return ndim - 1
+        if (
+            "-" in step.reads
+            and step.shape
+            and ("convolution" in step.name or "norm" in step.name or "mm" in step.name)
+        ):
+            own = 1 if any(name in step.name for name in _CHANNELS_FIRST) else len(step.shape) - 1
+            alike = [dim for dim, size in enumerate(shape) if dim and size == step.shape[own]]
+            same = [dim for dim in alike if step.shape == shape and dim == own]
+            return (same or alike or [len(shape) - 1])[-1]
+    return len(shape) - 1
 
 
 def _cells(recording: Recording, spans: list[Span]) -> Iterator[Cell]:

@@ -42,14 +42,15 @@ class Span:
 
 @dataclass
 class Step:
-    """One call of an operator: its name, and for each tensor that it reads the number of the call that made it.
+    """One call of an operator: its name, for each tensor that it reads the number of the call that made it, and the
+    shape of what it makes first.
 
     What no call made is "-" for parameters and buffers, and "+" for whatever else comes from outside.
     """
 
     name: str
     reads: list[int | str]
-    trains: bool = False
+    shape: tuple[int, ...] = ()
 
 
 class Recording(TorchDispatchMode):
@@ -72,10 +73,11 @@ class Recording(TorchDispatchMode):
         else:
             out = func(*args, **kwargs)
         reads: list[int | str] = [self._made.get(id(t), "-" if id(t) in self._weights else "+") for t in given]
-        for tensor in meta.tensors_among([out]):
+        made = meta.tensors_among([out])
+        for tensor in made:
             self._made[id(tensor)] = len(self.steps)
             self._alive.append(tensor)
-        self.steps.append(Step(func._schema.name, reads))
+        self.steps.append(Step(func._schema.name, reads, tuple(made[0].shape) if made else ()))
         return out
 
     @contextlib.contextmanager
