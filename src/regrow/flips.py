@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,37 +19,69 @@ from .structure.weights import Weights
 from .transaction import Transaction, Write
 
 
+class Flips(NamedTuple):
+    """Which weights of a tensor go off and which come on: flat indices, in ascending order."""
+
+    off: Tensor
+    on: Tensor
+
+    @classmethod
+    def between(cls, before: Tensor, after: Tensor) -> Flips:
+        """What turns one mask into another."""
+        off, on = (before & ~after).flatten().nonzero(), (after & ~before).flatten().nonzero()
+        return cls(off.squeeze(1), on.squeeze(1))
+
+    @property
+    def all(self) -> Tensor:
+        return torch.cat(self)
+
+
 @dataclass(frozen=True)
 class _Flipped:
     """What single entries of a tensor and of its followers were.
 
     Args:
-        where: The entries, in the tensor's shape.
-        old: Their values in order; of the tensor under "", of a follower under its key.
+        shape: Of the tensor.
+        where: The entries, as flat indices.
+        old: Their values; of the tensor under "", of a follower under its key.
     """
 
+    shape: torch.Size
     where: Tensor
     old: dict[str, Tensor]
 
     @property
     def sizes(self) -> dict[int, int]:
-        return dict(enumerate(self.where.shape))
+        return dict(enumerate(self.shape))
 
     def before(self, tensor: Tensor) -> Tensor:
-        return _with(tensor.detach(), self.where, self.old[""])
+        return _put(tensor.detach().clone(), self.where, self.old[""])
 
     def follower_before(self, follower: Follower) -> Tensor:
         if follower.key not in self.old:
             return follower.tensor
-        return _with(follower.tensor, self.where, self.old[follower.key])
+        return _put(follower.tensor.clone(), self.where, self.old[follower.key])
 
 
-def _with(tensor: Tensor, where: Tensor, values: Tensor) -> Tensor:
-    """A copy with other values at some entries, in the same memory layout."""
-    return tensor.clone().masked_scatter_(where.to(tensor.device), values.to(tensor))
+def at(tensor: Tensor, where: Tensor) -> Tensor:
+    """The values at flat indices, as they lie row by row, whatever the memory layout."""
+    where = where.to(tensor.device)
+    if tensor.is_contiguous():
+        return tensor.view(-1)[where]
+    return tensor[torch.unravel_index(where, tensor.shape)]
 
 
-@torch.no_grad()
+def _put(tensor: Tensor, where: Tensor, values: Tensor | float) -> Tensor:
+    """Set the values at flat indices, in place."""
+    where = where.to(tensor.device)
+    values = torch.as_tensor(values, dtype=tensor.dtype, device=tensor.device)
+    if tensor.is_contiguous():
+        tensor.view(-1)[where] = values
+    else:
+        tensor[torch.unravel_index(where, tensor.shape)] = values
+    return tensor
+
+
 def apply_masks(
     structure: Structure,
     masks: Mapping[Weights, Tensor],
@@ -56,37 +89,44 @@ def apply_masks(
     action: str,
     method: str = "",
 ) -> Edit:
-    """Give tensors other masks: what goes off becomes zero, what comes on starts from zero; the one way for weights.
+    """Give tensors other masks, each in its tensor's shape; see :func:`apply_flips`."""
+    flips = {weights: Flips.between(weights.mask, mask.to(weights.tensor.device)) for weights, mask in masks.items()}
+    return apply_flips(structure, flips, optimizer, action, method)
+
+
+@torch.no_grad()
+def apply_flips(
+    structure: Structure,
+    flips: Mapping[Weights, Flips],
+    optimizer: Optimizer | None,
+    action: str,
+    method: str = "",
+) -> Edit:
+    """Turn weights off, which makes them zero, and on, where they start from zero; the one way for single weights.
 
     The optimizer's state of both is zero, but what divides a step, which for those that come on is the mean of the
     tensor's other weights that are on.
 
     Args:
-        masks: The new mask of each tensor, in its shape.
         optimizer: Its state follows, and it holds the masks from now on.
 
     Raises:
-        ValueError: A mask has another shape than its tensor, or the optimizer is another model's.
+        ValueError: The optimizer is another model's.
     """
-    for weights, mask in masks.items():
-        if mask.shape != weights.tensor.shape:
-            raise ValueError(f"the mask of {weights.name} has shape {tuple(mask.shape)}, not that of the weights.")
-    tensors = {weights.name: weights.tensor for weights in masks}
+    tensors = {weights.name: weights.tensor for weights in flips}
     if optimizer is not None:
         check_holds(optimizer, tensors.values())
-    before = {weights: weights.mask for weights in masks}
-    after = {weights: mask.to(before[weights].device) for weights, mask in masks.items()}
     unable = {} if optimizer is None else resets(optimizer, set(tensors.values()))
-    edit = _describe(structure, before, after, optimizer, action, method)
+    edit = _describe(structure, flips, optimizer, action, method)
     kept = kept_masks(structure.model)
     with Transaction() as writes:
-        for weights, mask in after.items():
+        for weights, flip in flips.items():
             following = [f for f in followers(weights.tensor, optimizer, kept) if f.key != MASK]
-            edit._past[weights.name] = _flip(writes, weights.tensor, before[weights], mask, following)
+            edit._past[weights.name] = _plan(writes, weights, flip, following)
         writes.run()
         done = len(writes.done)
-        for weights, mask in after.items():
-            writes.planned.append(_mask_write(weights, mask))
+        for weights, flip in flips.items():
+            writes.planned.append(_mask_write(weights, flip))
         if optimizer is not None:
             plan_resets(writes, optimizer, unable)
         writes.run()
@@ -98,25 +138,35 @@ def apply_masks(
     return edit
 
 
-def _flip(writes: Transaction, tensor: Tensor, before: Tensor, after: Tensor, following: list[Follower]) -> _Flipped:
+def _plan(writes: Transaction, weights: Weights, flip: Flips, following: list[Follower]) -> _Flipped:
     """Plan the writes of one tensor and its followers; returns what undoing them takes."""
-    where = before ^ after
-    old = {"": tensor.detach()[where]}
+    tensor, where = weights.tensor, flip.all
+    old = {"": at(tensor.detach(), where)}
     for follower in (f for f in following if f.key != "grad" and f.tensor.shape == tensor.shape):
-        old[follower.key] = follower.tensor[where]
-        new = follower.tensor.masked_fill(where, 0)
-        arrived = where & after
-        if follower.divides and bool(arrived.any()):
-            others = after & before
-            new.masked_fill_(arrived, float(follower.tensor[others].mean()) if bool(others.any()) else 0.0)
-        follower.plan(writes, new)
-    writes.tensor(tensor, tensor.detach().masked_fill(where, 0), tensor.grad)
-    return _Flipped(where, old)
+        old[follower.key] = at(follower.tensor, where)
+        writes.planned.append(_values(follower.tensor, where, 0.0, old[follower.key]))
+        if follower.divides and len(flip.on):
+            begin = _mean_of_others(weights, flip, follower.tensor)
+            writes.planned.append(_values(follower.tensor, flip.on, begin, at(follower.tensor, flip.on)))
+    writes.planned.append(_values(tensor.detach(), where, 0.0, old[""]))
+    return _Flipped(tensor.shape, where, old)
 
 
-def _mask_write(weights: Weights, mask: Tensor) -> Write:
+def _mean_of_others(weights: Weights, flip: Flips, state: Tensor) -> float:
+    stay = weights.mask
+    _put(stay, flip.off, False)
+    return float(state[stay].mean()) if bool(stay.any()) else 0.0
+
+
+def _values(tensor: Tensor, where: Tensor, new: float, old: Tensor) -> Write:
+    """Sets values at flat indices, where the tensor is."""
+    return Write(lambda values: _put(tensor, where, values), new, old)
+
+
+def _mask_write(weights: Weights, flip: Flips) -> Write:
     """Sets the mask of a tensor, or takes it away where all weights are on."""
     store, attribute = masks_on(weights.owner), weights.attribute
+    mask = _put(_put(weights.mask, flip.off, False), flip.on, True)
 
     def write(value: Tensor | None) -> None:
         if value is None:
@@ -124,34 +174,23 @@ def _mask_write(weights: Weights, mask: Tensor) -> Write:
         else:
             store[attribute] = value
 
-    return Write(write, None if bool(mask.all()) else mask, mask_of(weights.owner, attribute))
+    full = weights.alive - len(flip.off) + len(flip.on) == weights.size
+    return Write(write, None if full else mask, mask_of(weights.owner, attribute))
 
 
 def _describe(
     structure: Structure,
-    before: Mapping[Weights, Tensor],
-    after: Mapping[Weights, Tensor],
+    flips: Mapping[Weights, Flips],
     optimizer: Optimizer | None,
     action: str,
     method: str,
 ) -> Edit:
-    sizes = {weights.name: (int(before[weights].sum()), int(mask.sum())) for weights, mask in after.items()}
+    sizes = {w.name: (w.alive, w.alive - len(flip.off) + len(flip.on)) for w, flip in flips.items()}
     change = sum(now - was for was, now in sizes.values())
-    alive = alive_parameters(structure)
-    flops = structure.flops()
-    return Edit(
-        structure,
-        action,
-        method,
-        sizes,
-        (alive, alive + change),
-        (flops, flops),
-        {w.name: (mask & ~before[w]).flatten().nonzero().flatten() for w, mask in after.items()},
-        {w.name: (before[w] & ~mask).flatten().nonzero().flatten() for w, mask in after.items()},
-        optimizer,
-        {},
-        kind="weight",
-    )
+    alive, flops = alive_parameters(structure), structure.flops()
+    new, removed = ({w.name: flip[i] for w, flip in flips.items()} for i in (1, 0))
+    params = (alive, alive + change)
+    return Edit(structure, action, method, sizes, params, (flops, flops), new, removed, optimizer, {}, kind="weight")
 
 
 def alive_parameters(structure: Structure) -> int:

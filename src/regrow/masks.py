@@ -16,6 +16,9 @@ from torch.optim import Optimizer
 
 #: The attribute of a module under which the masks of its own parameters are, by attribute: no state dict has them.
 _MASKS = "_regrow_masks"
+#: And the same as numbers in the parameters' own type: multiplying by these takes a tenth of the time.
+_FACTORS = "_regrow_mask_factors"
+_INDICES = "_regrow_mask_indices"
 _HELD, _WATCHERS = "_regrow_held_masks", "_regrow_watchers"
 
 
@@ -31,6 +34,28 @@ def mask_of(module: nn.Module, attribute: str) -> Tensor | None:
     if mask is not None and mask.device != parameter.device:
         mask = masks[attribute] = mask.to(parameter.device)
     return mask
+
+
+def _factor(module: nn.Module, attribute: str) -> Tensor:
+    mask, parameter = mask_of(module, attribute), getattr(module, attribute)
+    assert mask is not None
+    kept = vars(module).setdefault(_FACTORS, {})
+    known = kept.get(attribute)
+    if known is None or known[0] is not mask or known[1].dtype != parameter.dtype:
+        kept[attribute] = known = (mask, torch.empty_like(parameter).copy_(mask))
+    return known[1]
+
+
+def alive_indices(module: nn.Module, attribute: str) -> Tensor:
+    """The flat indices of the weights of a parameter that are on, in order; found once for each mask."""
+    mask = mask_of(module, attribute)
+    if mask is None:
+        return torch.arange(getattr(module, attribute).numel(), device=getattr(module, attribute).device)
+    kept = vars(module).setdefault(_INDICES, {})
+    known = kept.get(attribute)
+    if known is None or known[0] is not mask:
+        kept[attribute] = known = (mask, mask.flatten().nonzero().squeeze(1))
+    return known[1]
 
 
 def masked(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
@@ -70,10 +95,10 @@ def _before(model: nn.Module, optimizer: Optimizer) -> None:
     for module, attribute in masked(model):
         gradient = getattr(module, attribute).grad
         if gradient is not None and not gradient.is_sparse:
-            gradient.mul_(mask_of(module, attribute))
+            gradient.mul_(_factor(module, attribute))
 
 
 @torch.no_grad()
 def _after(model: nn.Module) -> None:
     for module, attribute in masked(model):
-        getattr(module, attribute).mul_(mask_of(module, attribute))
+        getattr(module, attribute).mul_(_factor(module, attribute))

@@ -13,6 +13,7 @@ from torch import Tensor
 from .amounts import check_fraction, units_of
 from .cutoffs import Threshold
 from .errors import NotPermissible
+from .flips import Flips, at
 from .structure.weights import Weights
 
 #: How a sparsity is distributed over tensors: by ranking all weights together, alike, or by Erdős–Rényi-kernel.
@@ -195,23 +196,64 @@ def to_turn_on(amount: WeightAmount, scores: ByWeight) -> dict[Weights, Tensor]:
     return {w: ~off[w] | mask for w, mask in came.items() if bool(mask.any())}
 
 
-def rewired(fraction: float, scores: ByWeight, promises: ByWeight) -> dict[Weights, Tensor]:
-    """New masks with as many weights on in each tensor: those that matter least make place for the most promising.
+def rewired(fraction: float, scores: ByWeight, promises: ByWeight) -> dict[Weights, Flips]:
+    """As many weights on in each tensor: those that matter least make place for the most promising.
 
     Args:
         fraction: Of the weights that are on in each tensor, so many may go.
         scores: How much each weight matters.
         promises: What each weight promises that is off. One that goes competes for coming back.
     """
-    after = {}
+    found = {}
     for weights, score in scores.items():
-        on = weights.mask
-        number = round(fraction * int(on.sum()))
-        gone = picked(number, {weights: on}, {weights: score}, largest=False)[weights]
-        room = ~on | gone
-        came = picked(number, {weights: room}, {weights: promises[weights]}, largest=True)[weights]
-        after[weights] = (on & ~gone) | came
-    return {w: mask for w, mask in after.items() if not torch.equal(mask, w.mask)}
+        on = weights.indices
+        number = round(fraction * len(on))
+        low = on[lowest(at(score, on), number)]
+        promise = promises[weights].flatten().clone()
+        promise[on] = -math.inf
+        promise[low] = at(promises[weights], low)
+        came = lowest(promise.neg_(), number)
+        off, entered = _apart(low, came), _apart(came, low)
+        if len(entered):
+            found[weights] = Flips(off, entered)
+    return found
+
+
+def _apart(some: Tensor, others: Tensor) -> Tensor:
+    """Those of some indices that aren't among others; both are in order."""
+    if not len(others):
+        return some
+    places = torch.searchsorted(others, some).clamp_(max=len(others) - 1)
+    return some[others[places] != some]
+
+
+def lowest(values: Tensor, number: int) -> Tensor:
+    """The indices of the ``number`` lowest values, in order; of equal ones the first.
+
+    Of many values a sample tells above which none can be among them: what is below is ranked.
+
+    >>> lowest(torch.tensor([3.0, 1.0, 2.0, 1.0]), 2)
+    tensor([1, 3])
+    """
+    if not number:
+        return torch.zeros(0, dtype=torch.long, device=values.device)
+    among = None
+    if len(values) > _MANY and 4 * number < len(values):
+        sample = values[:: len(values) // _SAMPLE].float()
+        cut = sample.kthvalue(min(len(sample), 2 + int(1.3 * number / len(values) * len(sample)))).values
+        below = (values <= cut).nonzero().squeeze(1)
+        among = below if len(below) >= number else None
+    left = values.float() if among is None else values[among].float()
+    cut = left.kthvalue(number).values
+    chosen = left < cut
+    ties = (left == cut).nonzero().squeeze(1)[: number - int(chosen.sum())]
+    chosen[ties] = True
+    indices = chosen.nonzero().squeeze(1)
+    return indices if among is None else among[indices]
+
+
+#: More values than this are sampled first, by so many of them.
+_MANY, _SAMPLE = 65_536, 8_192
 
 
 def picked(number: int, among: ByWeight, scores: ByWeight, largest: bool) -> dict[Weights, Tensor]:
@@ -221,10 +263,8 @@ def picked(number: int, among: ByWeight, scores: ByWeight, largest: bool) -> dic
         return found
     sign = -1.0 if largest else 1.0
     ranked = torch.cat([sign * scores[w][mask].float().cpu() for w, mask in among.items()])
-    cut = ranked.kthvalue(number).values
-    chosen = ranked < cut
-    ties = (ranked == cut).nonzero().flatten()[: number - int(chosen.sum())]
-    chosen[ties] = True
+    chosen = torch.zeros(len(ranked), dtype=torch.bool)
+    chosen[lowest(ranked, number)] = True
     for (weights, mask), part in zip(among.items(), chosen.split([int(m.sum()) for m in among.values()]), strict=True):
         found[weights][mask] = part.to(mask.device)
     return found

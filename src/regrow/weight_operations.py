@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from .edit import Edit
 from .errors import NothingToDo
 from .evidence.gradients import gradients
-from .flips import apply_masks
+from .flips import apply_flips, apply_masks
 from .method import list_methods
 from .sparsity import ByWeight, WeightAmount, check_moving, rewired, to_turn_off, to_turn_on
 from .structure.weights import Weights
@@ -144,10 +144,10 @@ def rewire_weights(
     weights = _chosen(target, protect)
     parts = ("score_weights", "score_absent")
     scores, promises = _scores(method, parts, weights, _randomness(weights, generator), look)
-    masks = rewired(fraction, scores, promises)
-    if not masks:
+    flips = rewired(fraction, scores, promises)
+    if not flips:
         raise NothingToDo("nothing to rewire: no weight is off, or none would change places.")
-    return apply_masks(weights[0].structure, masks, optimizer, "rewire", method.name)
+    return apply_flips(weights[0].structure, flips, optimizer, "rewire", method.name)
 
 
 def _chosen(target: WeightTarget, protect: Sequence[str]) -> list[Weights]:
@@ -190,6 +190,6 @@ def _checked(method: Any, part: str, weights: Weights, seen: Mapping[str, Any], 
     if not isinstance(score, Tensor) or score.shape != weights.tensor.shape:
         got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
         raise ValueError(f"{method.name}.{part} returns a number for each weight of {weights.name}, not {got}.")
-    if bool(score.isnan().any()):
+    if bool(score.sum().isnan()) and bool(score.isnan().any()):
         raise ValueError(f"{method.name} gave scores that are not numbers for {weights.name}.")
     return score.detach().to(weights.tensor.device)

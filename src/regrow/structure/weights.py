@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..masks import mask_of
+from ..masks import alive_indices, mask_of
 from ..patterns import means
 from .axis import holder
 from .roles import roles
@@ -54,8 +54,12 @@ class Weights:
     @property
     def alive(self) -> int:
         """How many weights are on."""
-        known = mask_of(self.owner, self.attribute)
-        return self.size if known is None else int(known.sum())
+        return self.size if mask_of(self.owner, self.attribute) is None else len(self.indices)
+
+    @property
+    def indices(self) -> Tensor:
+        """The flat indices of the weights that are on, in order."""
+        return alive_indices(self.owner, self.attribute)
 
     @property
     def sparsity(self) -> float:
