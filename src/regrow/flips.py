@@ -160,7 +160,11 @@ def _mean_of_others(weights: Weights, flip: Flips, state: Tensor) -> float:
 
 def _values(tensor: Tensor, where: Tensor, new: float, old: Tensor) -> Write:
     """Sets values at flat indices, where the tensor is."""
-    return Write(lambda values: _put(tensor, where, values), new, old)
+
+    def write(values: Tensor | float) -> None:
+        _put(tensor, where, values)
+
+    return Write(write, new, old)
 
 
 def _mask_write(weights: Weights, flip: Flips) -> Write:

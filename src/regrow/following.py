@@ -21,16 +21,24 @@ def plan_groups(
 ) -> None:
     """New parameters enter the group of what they are like; those that left leave theirs, with their state.
 
+    A group that is in the model's order stays so: an optimizer that is built of the changed model can load its state.
+
     Args:
         before, after: The model's parameters.
         sources: What each new one is like.
     """
     gone = set(before) - set(after)
+    was, order = ({p: number for number, p in enumerate(ps)} for ps in (before, after))
     for group in optimizer.param_groups:
         held = set(group["params"])
         entering = [p for p in after if p not in held and sources.get(p) in held]
         if entering or held & gone:
-            writes.item(group, "params", [p for p in group["params"] if p not in gone] + entering)
+            kept = [p for p in group["params"] if p not in gone]
+            places = [was.get(p, -1) for p in group["params"]]
+            if places == sorted(places) and all(p in order for p in kept):
+                writes.item(group, "params", sorted(kept + entering, key=order.__getitem__))
+            else:
+                writes.item(group, "params", kept + entering)
     for parameter in gone:
         if parameter in optimizer.state:
             writes.planned.append(_without_state(optimizer, parameter))

@@ -275,7 +275,8 @@ class Shaper:
         if has_paces(self.optimizer):
             attach(self.optimizer)
         self.steps, self._memories = steps, copy.deepcopy(state["memories"])
-        self._births = {self.structure[name]: list(born) for name, born in state["births"].items()}
+        by_name = {axis.name: axis for axis in self.structure.axes}  # of one unit there is no axis
+        self._births = {by_name[name]: list(born) for name, born in state["births"].items() if name in by_name}
 
 
 _ON_WEIGHTS: dict[type[Action], Callable[..., Edit]] = {
