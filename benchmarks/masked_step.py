@@ -38,7 +38,6 @@ def main() -> None:
         stores = [(masks_on(weights.owner), weights.attribute) for weights in structure.weights]
         masks = [store[attribute] for store, attribute in stores if attribute in store]
         stores = [(store, attribute) for store, attribute in stores if attribute in store]
-        gradients: dict[Any, torch.Tensor] = {}
 
         def forward_backward(model: Any = model, x: Any = x, y: Any = y) -> None:
             F.cross_entropy(model(x), y).backward()
@@ -66,7 +65,7 @@ def main() -> None:
 
         def update(structure: Any = structure, optimizer: Any = optimizer) -> float:
             forward_backward()
-            gradients.update({weights.tensor: weights.tensor.grad for weights in structure.weights})
+            gradients = {weights.tensor: weights.tensor.grad for weights in structure.weights}
             optimizer.zero_grad()
             generator = torch.Generator().manual_seed(0)
             found: list[Any] = []

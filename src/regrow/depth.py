@@ -8,21 +8,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .branches import ACTIVATIONS, Branch, Built
-from .edit import Edit
+from .edit import Edit, apply
 from .errors import NotPermissible
 from .flips import alive_parameters
 from .following import plan_groups, plan_structure
 from .numbering import plan_numbers
 from .starts import TOLERANCE, relative_distance, zero_until
-from .structure import Cell, Layer, Structure
+from .structure import Cell, Layer, Structure, analyze
 from .structure.example import tensors_in
+from .structure.maps import FRESH
 from .structure.running import untouched
-from .surgery import Change, first_of, given_to, plan_history, with_first, with_given
+from .surgery import Change, close_gate, first_of, given_to, plan_history, with_first, with_given
 from .transaction import Transaction
 
 
@@ -139,9 +141,12 @@ class _Surgery:
                 if follower != "copy":
                     return self._insert(layer, self._follower(layer, follower, norm), seed, seen)
                 source = self._copied_for(layer)
-                if source is None:
-                    return self._insert(layer, self._follower(layer, "residual", False), seed, seen)
-                return self._duplicate(layer, source, seen)
+                if source is not None:
+                    return self._duplicate(layer, source, seen)
+                made = self._same_shape_copy(layer, seen)
+                if made is not None:
+                    return self._enter_copy(*made, layer)
+                return self._insert(layer, self._follower(layer, "residual", False), seed, seen)
             except NotPermissible as error:
                 why = error
         raise why or NotPermissible(f"nothing can follow {layer.name}.")
@@ -154,8 +159,30 @@ class _Surgery:
             if gated or zero_until(self._in_order(made, seen), lambda made=made: self._distance(made, seen)):
                 break
         self._note_sources(made, source.module)
+        self._enter_copy(like, made, cell)
+
+    def _enter_copy(self, like: Change, made: nn.Module, cell: Layer) -> None:
         ways = [dataclasses.replace(like, how=how) for how in self._ways(cell.name, "kept")]
         self._first_that_fits(ways, made, self._outputs())
+
+    def _same_shape_copy(self, cell: Layer, seen: _Seen) -> tuple[Change, nn.Module] | None:
+        """Of a cell that changes shapes a copy that keeps those of its output, behind a gate; None if there is none."""
+        like = Change("copy", cell.name, "kept", self._key(cell.name), unstrided=True)
+        made = like.new_module(self.model)
+        assert made is not None
+        given, x = given_to(seen.args, seen.kwargs), first_of(seen.returned)
+        try:
+            if given.shape[cell.channels] < x.shape[cell.channels]:
+                _read_more(made, seen, x.shape[cell.channels] - given.shape[cell.channels])
+            args, kwargs = with_given(*copy.deepcopy((seen.args, seen.kwargs)), x)
+            if first_of(made.eval()(*args, **kwargs)).shape != x.shape:
+                return None
+        except (ValueError, TypeError, RuntimeError, IndexError):
+            return None
+        close_gate(made)
+        made.train(cell.module.training)
+        self._note_sources(made, cell.module)
+        return dataclasses.replace(like, gated=True), made
 
     def add_beside(self, layer: Layer, kind: str, seed: int) -> None:
         """Add a branch beside a module."""
@@ -186,10 +213,10 @@ class _Surgery:
         return Branch(kind, channels, channels, image, activation=layer.activation if known else "relu", norm=norm)
 
     def _copied_for(self, cell: Layer) -> Layer | None:
-        if isinstance(cell, Cell) and not cell.keeps_shape:
-            fitting = [c for c in self.structure.cells if c.keeps_shape and c.shape == cell.shape]
-            return fitting[0] if fitting else None
-        return cell
+        if cell.prunable:  # it keeps shapes
+            return cell
+        fitting = [c for c in self.structure.cells if c.keeps_shape and c.shape == cell.shape]
+        return fitting[0] if isinstance(cell, Cell) and fitting else None
 
     def _branch(self, cell: Layer, kind: str, seen: _Seen) -> Branch:
         given, made = given_to(seen.args, seen.kwargs), first_of(seen.returned)
@@ -333,6 +360,15 @@ class _Surgery:
         )
         self.structure.edits.append(edit._token)
         return edit
+
+
+def _read_more(module: nn.Module, seen: _Seen, more: int) -> None:
+    """Let a module that runs by itself read more channels, whose weights are zero."""
+    args, kwargs = copy.deepcopy((seen.args, seen.kwargs))
+    structure = analyze(module, args=args, kwargs=kwargs, grow_outputs=True)
+    [axis] = structure.select(kind="input")
+    wider = np.append(np.arange(axis.size), np.full(more, FRESH))
+    apply(structure, {axis: wider}, {axis: {}}, None, "grow")
 
 
 @contextmanager

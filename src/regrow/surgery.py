@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from .branches import Branch, Built
 from .structure.example import tensors_in, tensors_in_order
@@ -60,6 +61,7 @@ class Change:
         gated: Whether what enters starts behind a gate that is closed.
         branch: What enters, if it isn't a copy.
         of: What is copied, where that isn't the module itself.
+        unstrided: Whether convolutions of the copy move by one place, so that images stay as large as they are.
     """
 
     what: Literal["remove", "copy", "behind", "beside"]
@@ -70,6 +72,7 @@ class Change:
     gated: bool = False
     branch: Branch | None = None
     of: str = ""
+    unstrided: bool = False
 
     def new_module(self, model: nn.Module) -> nn.Module | None:
         """What enters, with values that are still to be set."""
@@ -83,9 +86,11 @@ class Change:
             made = copy.deepcopy(module)
             for name in (BEHIND, BESIDE):  # what runs behind the original doesn't behind its copy
                 _forget(made, name)
+            for inner in made.modules() if self.unstrided else ():
+                if isinstance(inner, _ConvNd):
+                    inner.stride = (1,) * len(inner.stride)
         if self.gated:
-            made.register_parameter(GATE, nn.Parameter(torch.zeros((), device=like.device, dtype=like.dtype)))
-            made.register_forward_hook(_scaled if self.what == "beside" else _gated, with_kwargs=True)
+            close_gate(made, beside=self.what == "beside")
         return made
 
     def plan(self, writes: Transaction, model: nn.Module, new: nn.Module | None) -> None:
@@ -123,6 +128,13 @@ class Change:
         writes.planned.append(_children(module, dict(module._modules) | {name: entering}))
         if known is None:
             writes.planned.append(_hooked(module, hook))
+
+
+def close_gate(module: nn.Module, beside: bool = False) -> None:
+    """Put a module behind a gate that is closed: it is the identity then, or zero where it runs beside another."""
+    like = next(module.parameters())
+    module.register_parameter(GATE, nn.Parameter(torch.zeros((), device=like.device, dtype=like.dtype)))
+    module.register_forward_hook(_scaled if beside else _gated, with_kwargs=True)
 
 
 def _children(module: nn.Module, children: Mapping[str, nn.Module | None]) -> Write:
@@ -178,12 +190,18 @@ def given_to(args: tuple, kwargs: dict[str, Any]) -> Tensor:
 
 
 def with_given(args: tuple, kwargs: dict[str, Any], tensor: Tensor) -> tuple[tuple, dict[str, Any]]:
-    """A call's arguments with another first tensor."""
+    """A call's arguments with another first tensor.
+
+    Raises:
+        TypeError: No argument is one, as where a list of tensors is given.
+    """
     for number, value in enumerate(args):
         if isinstance(value, Tensor):
             return (*args[:number], tensor, *args[number + 1 :]), kwargs
-    key = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
-    return args, {**kwargs, key: tensor}
+    for key, value in kwargs.items():
+        if isinstance(value, Tensor):
+            return args, {**kwargs, key: tensor}
+    raise TypeError("none of these arguments is a tensor.")
 
 
 def _behind(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> Any:

@@ -20,7 +20,8 @@ class Deepen:
     adds zero, or is behind a gate ``x + a·(f(x) − x)`` with a = 0 where there are none.
 
     Args:
-        layer: What follows a layer: "identity", "residual", or "auto": the first if the function is kept by it.
+        layer: What follows a layer: "identity", "residual", "copy" (of the layer), or "auto": the identity if the
+            function is kept by it, else a residual one.
         norm: Whether a batch norm follows an identity in images, with statistics and scales under which it changes
             nothing in eval mode.
         branch: What is added beside a module, ``f(x) + g(x)``, where that is asked for: "same" (a copy behind a gate),
@@ -30,13 +31,13 @@ class Deepen:
     """
 
     name: ClassVar[str] = "deepen"
-    layer: Literal["auto", "identity", "residual"] = "auto"
+    layer: Literal["auto", "identity", "residual", "copy"] = "auto"
     norm: bool = False
     branch: str = "same"
 
     def __post_init__(self) -> None:
-        if self.layer not in ("auto", "identity", "residual"):
-            raise ValueError(f"layer is 'auto', 'identity' or 'residual', not {self.layer!r}.")
+        if self.layer not in ("auto", "identity", "residual", "copy"):
+            raise ValueError(f"layer is 'auto', 'identity', 'residual' or 'copy', not {self.layer!r}.")
         if self.branch not in KINDS:
             raise ValueError(f"branch is {' or '.join(map(repr, KINDS))}, not {self.branch!r}.")
 
