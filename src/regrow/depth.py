@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .branches import ACTIVATIONS, Branch, Built
-from .edit import Edit, apply
+from .branches import Branch, Built
+from .copies import branch_beside, follower_of, identity_copy
+from .edit import Edit
 from .errors import NotPermissible
 from .flips import alive_parameters
+from .folding import plan_fold, producer_of
 from .following import plan_groups, plan_structure
 from .numbering import plan_numbers
-from .starts import TOLERANCE, relative_distance, zero_until
-from .structure import Cell, Layer, Structure, analyze
+from .observing import Seen, hooked, observed
+from .starts import TOLERANCE, relative_distance
+from .structure import Layer, Structure
 from .structure.example import tensors_in
-from .structure.maps import FRESH
 from .structure.running import untouched
-from .surgery import Change, close_gate, first_of, given_to, plan_history, with_first, with_given
+from .surgery import Change, first_of, given_to, plan_history, with_first
 from .transaction import Transaction
 
 
-def remove(structure: Structure, layers: Sequence[Layer], optimizer: Optimizer | None, method: str = "") -> Edit:
+def remove(
+    structure: Structure, layers: Sequence[Layer], optimizer: Optimizer | None, method: str = "", fold: bool = False
+) -> Edit:
     """Take layers or cells out: the input of each takes its output's place.
 
+    Args:
+        fold: Whether what feeds them does what they did from now on, in eval mode.
+
     Raises:
-        NotPermissible: A layer can't be left out.
+        NotPermissible: A layer can't be left out, or folded.
     """
     for layer in layers:
-        if not layer.prunable:
+        if not layer.prunable and not fold:
             raise NotPermissible(f"{layer.name} can't be removed: {layer.prunable.reason}.")
     chosen = [layer for layer in layers if not any(layer.name.startswith(f"{other.name}.") for other in layers)]
     sizes = {layer.name: (1, 0) for layer in chosen}
     with _Surgery(structure, optimizer) as surgery:
         for layer in reversed(chosen):  # indices of those ahead stay what they are
-            surgery.remove(layer)
+            surgery.remove(layer, fold)
         return surgery.finished("prune", method, sizes, chosen[0].kind)
 
 
@@ -86,16 +90,6 @@ def add_beside(
         return surgery.finished("grow", name, {layer.name: (1, 1 + amount) for layer in layers}, layers[0].kind)
 
 
-class _Seen:
-    """One call of a module on the example: what it was given, as it was before the call, and what it returned.
-
-    A cache that is handed on, as language models do, is filled by the call.
-    """
-
-    def __init__(self, args: tuple, kwargs: dict[str, Any], returned: Any) -> None:
-        self.args, self.kwargs, self.returned = args, kwargs, returned
-
-
 class _Surgery:
     """Changes of a model's tree that are taken back if anything fails, or kept with all that follows."""
 
@@ -117,7 +111,8 @@ class _Surgery:
         if kind is not None:
             self.writes.take_back()
 
-    def remove(self, layer: Layer) -> None:
+    def remove(self, layer: Layer, fold: bool) -> None:
+        """Take a layer out."""
         seen = self._seen(layer.module)
         length = len(seen.returned) if isinstance(seen.returned, tuple) else 0
         gated = bool(seen.kwargs) or len(seen.args) != 1
@@ -125,8 +120,17 @@ class _Surgery:
         def skip(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> Any:
             return with_first(returned, given_to(args, kwargs))
 
-        with _hook(layer.module, skip):
+        if fold:
             expected = self._outputs()
+            producer = producer_of(layer)
+            bias = plan_fold(self.writes, layer, producer, seen.args, seen.kwargs, self.optimizer)
+            self.writes.run()
+            if bias is not None:
+                like = list(layer.module.parameters(recurse=False)) or list(producer.parameters(recurse=False))
+                self.sources[bias] = like[-1]
+        else:
+            with hooked(layer.module, skip):
+                expected = self._outputs()
         ways = [
             Change("remove", layer.name, how, length=length, gated=gated) for how in self._ways(layer.name, "place")
         ]
@@ -138,60 +142,28 @@ class _Surgery:
         why: NotPermissible | None = None
         for follower in followers:
             try:
-                if follower != "copy":
-                    return self._insert(layer, self._follower(layer, follower, norm), seed, seen)
-                source = self._copied_for(layer)
-                if source is not None:
-                    return self._duplicate(layer, source, seen)
-                made = self._same_shape_copy(layer, seen)
-                if made is not None:
-                    return self._enter_copy(*made, layer)
-                return self._insert(layer, self._follower(layer, "residual", False), seed, seen)
+                copied = identity_copy(layer, self._key(layer.name), seen) if follower == "copy" else None
+                if copied is not None:
+                    return self._enter_copy(*copied)
+                kind = "residual" if follower == "copy" else follower
+                return self._insert(layer, follower_of(layer, kind, norm), seed, seen)
             except NotPermissible as error:
                 why = error
         raise why or NotPermissible(f"nothing can follow {layer.name}.")
 
-    def _duplicate(self, cell: Layer, source: Layer, seen: _Seen) -> None:
-        for gated in (False, True):
-            like = Change("copy", cell.name, "kept", self._key(cell.name), gated=gated, of=source.name)
-            made = like.new_module(self.model)
-            assert made is not None
-            if gated or zero_until(self._in_order(made, seen), lambda made=made: self._distance(made, seen)):
-                break
-        self._note_sources(made, source.module)
-        self._enter_copy(like, made, cell)
-
-    def _enter_copy(self, like: Change, made: nn.Module, cell: Layer) -> None:
-        ways = [dataclasses.replace(like, how=how) for how in self._ways(cell.name, "kept")]
+    def _enter_copy(self, change: Change, made: nn.Module, source: nn.Module) -> None:
+        self._note_sources(made, source)
+        ways = [dataclasses.replace(change, how=how) for how in self._ways(change.path, "kept")]
         self._first_that_fits(ways, made, self._outputs())
-
-    def _same_shape_copy(self, cell: Layer, seen: _Seen) -> tuple[Change, nn.Module] | None:
-        """Of a cell that changes shapes a copy that keeps those of its output, behind a gate; None if there is none."""
-        like = Change("copy", cell.name, "kept", self._key(cell.name), unstrided=True)
-        made = like.new_module(self.model)
-        assert made is not None
-        given, x = given_to(seen.args, seen.kwargs), first_of(seen.returned)
-        try:
-            if given.shape[cell.channels] < x.shape[cell.channels]:
-                _read_more(made, seen, x.shape[cell.channels] - given.shape[cell.channels])
-            args, kwargs = with_given(*copy.deepcopy((seen.args, seen.kwargs)), x)
-            if first_of(made.eval()(*args, **kwargs)).shape != x.shape:
-                return None
-        except (ValueError, TypeError, RuntimeError, IndexError):
-            return None
-        close_gate(made)
-        made.train(cell.module.training)
-        self._note_sources(made, cell.module)
-        return dataclasses.replace(like, gated=True), made
 
     def add_beside(self, layer: Layer, kind: str, seed: int) -> None:
         """Add a branch beside a module."""
         if kind == "same":
             return self._enter(Change("beside", layer.name, "kept", gated=True), seed, layer)
-        branch = self._branch(layer, kind, self._seen(layer.module))
+        branch = branch_beside(layer, kind, self._seen(layer.module))
         return self._enter(Change("beside", layer.name, "kept", branch=branch), seed, layer)
 
-    def _insert(self, layer: Layer, branch: Branch, seed: int, seen: _Seen) -> None:
+    def _insert(self, layer: Layer, branch: Branch, seed: int, seen: Seen) -> None:
         self._enter(Change("behind", layer.name, "kept", branch=branch), seed, layer, first_of(seen.returned))
 
     def _enter(self, change: Change, seed: int, layer: Layer, data: Tensor | None = None) -> None:
@@ -203,51 +175,6 @@ class _Surgery:
             made.calibrate(data)
         self._note_sources(made, layer.module)
         self._first_that_fits([change], made, self._outputs())
-
-    def _follower(self, layer: Layer, kind: Any, norm: bool) -> Branch:
-        channels = layer.shape[layer.channels]
-        known = layer.activation in ACTIVATIONS
-        if kind == "identity" and not known:
-            raise NotPermissible(f"no activation reads {layer.name} first; a residual layer can follow it.")
-        image = layer.channels == 1 and len(layer.shape) == 4
-        return Branch(kind, channels, channels, image, activation=layer.activation if known else "relu", norm=norm)
-
-    def _copied_for(self, cell: Layer) -> Layer | None:
-        if cell.prunable:  # it keeps shapes
-            return cell
-        fitting = [c for c in self.structure.cells if c.keeps_shape and c.shape == cell.shape]
-        return fitting[0] if isinstance(cell, Cell) and fitting else None
-
-    def _branch(self, cell: Layer, kind: str, seen: _Seen) -> Branch:
-        given, made = given_to(seen.args, seen.kwargs), first_of(seen.returned)
-        image = cell.channels == 1 and made.ndim == 4
-        stride = given.shape[-1] // made.shape[-1] if image else 1
-        return Branch(kind, given.shape[cell.channels], made.shape[cell.channels], image, max(1, stride))  # type: ignore[arg-type]
-
-    @staticmethod
-    def _distance(made: nn.Module, seen: _Seen) -> float:
-        """How far a copy that runs behind its original is from the identity."""
-        x = first_of(seen.returned)
-        args, kwargs = with_given(*copy.deepcopy((seen.args, seen.kwargs)), x)
-        flags = made.training
-        try:
-            return relative_distance(first_of(made.eval()(*args, **kwargs)), x)
-        finally:
-            made.train(flags)
-
-    @staticmethod
-    def _in_order(made: nn.Module, seen: _Seen) -> list[list[nn.Parameter]]:
-        """The parameters of each module inside, in the order in which the modules are done."""
-        done: dict[nn.Module, None] = {}
-        handles = [m.register_forward_hook(lambda module, *_: done.update({module: None})) for m in made.modules()]
-        try:
-            with torch.no_grad():
-                args, kwargs = with_given(*copy.deepcopy((seen.args, seen.kwargs)), first_of(seen.returned))
-                made(*args, **kwargs)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return [own for module in done if (own := list(module.parameters(recurse=False)))]
 
     def _ways(self, path: str, last: Any) -> list[Any]:
         """How a module may leave or enter, the best first."""
@@ -282,7 +209,7 @@ class _Surgery:
             try:
                 self._plan(attempt, change, made)
                 calls: list[int] = []
-                with _hook(made, lambda *_, calls=calls: calls.append(1)):
+                with hooked(made, lambda *_, calls=calls: calls.append(1)):
                     found = self._outputs()
                 if made is not None and len(calls) != 1:
                     raise NotPermissible(f"it would run {len(calls)} times")
@@ -310,23 +237,8 @@ class _Surgery:
             plan_numbers(attempt, self.model, holder, before, list(parent.children()))
             attempt.run()
 
-    def _seen(self, module: nn.Module) -> _Seen:
-        given: list[tuple[tuple, dict[str, Any]]] = []
-        found: list[_Seen] = []
-
-        def enter(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            given.append(copy.deepcopy((args, kwargs)))
-
-        def leave(_: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> None:
-            found.append(_Seen(*given[-1], returned))
-
-        handle = module.register_forward_pre_hook(enter, with_kwargs=True)
-        try:
-            with _hook(module, leave):
-                self._outputs()
-        finally:
-            handle.remove()
-        return found[0]
+    def _seen(self, module: nn.Module) -> Seen:
+        return observed(module, self._outputs)
 
     def _outputs(self) -> list[Tensor]:
         with untouched(self.model), torch.no_grad():
@@ -360,23 +272,3 @@ class _Surgery:
         )
         self.structure.edits.append(edit._token)
         return edit
-
-
-def _read_more(module: nn.Module, seen: _Seen, more: int) -> None:
-    """Let a module that runs by itself read more channels, whose weights are zero."""
-    args, kwargs = copy.deepcopy((seen.args, seen.kwargs))
-    structure = analyze(module, args=args, kwargs=kwargs, grow_outputs=True)
-    [axis] = structure.select(kind="input")
-    wider = np.append(np.arange(axis.size), np.full(more, FRESH))
-    apply(structure, {axis: wider}, {axis: {}}, None, "grow")
-
-
-@contextmanager
-def _hook(module: nn.Module | None, hook: Callable[..., Any]) -> Iterator[None]:
-    """Inside, a module has a hook."""
-    handle = None if module is None else module.register_forward_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            handle.remove()

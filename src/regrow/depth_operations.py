@@ -35,13 +35,14 @@ def prune_depth(
     loss: Callable[[], Tensor] | None,
     batches: int,
     protect: Sequence[str] = (),
+    fold: bool = False,
 ) -> Edit:
     """Take layers or cells out; see :func:`regrow.prune_`."""
     layers = _chosen(target, protect)
     if isinstance(target, Layer):
         if amount != 1 or isinstance(amount, (bool, float)):
             raise ValueError(f"{target.name} is one {target.kind}: the amount is 1, not {amount!r}.")
-        return remove(target.structure, [target], optimizer)
+        return remove(target.structure, [target], optimizer, fold=fold)
     check_fraction(amount)
     able = [layer for layer in layers if layer.prunable]
     number = units_of(amount, len(layers))
@@ -57,7 +58,7 @@ def prune_depth(
     scores = method.score_layers(able, {"skips": find(able, loss, batches)})
     order = sorted(range(len(able)), key=scores.__getitem__)
     lowest = sorted(order[:number])
-    return remove(able[0].structure, [able[i] for i in lowest], optimizer, method.name)
+    return remove(able[0].structure, [able[i] for i in lowest], optimizer, method.name, fold)
 
 
 def grow_depth(

@@ -155,6 +155,7 @@ def prune_(
     min_size: int | None = None,
     max_size: int | None = None,
     protect: str | Sequence[str] | Sequence[int] | Mapping[str, Sequence[int]] = (),
+    fold: bool = False,
 ) -> Edit:
     """Remove units from an axis, from several, or from all neuron and head axes of a structure, in place.
 
@@ -177,6 +178,8 @@ def prune_(
         min_size, max_size: What each new size is at least and at most; at least one unit always stays.
         protect: Names or patterns of axes that stay as they are; for one axis, units that stay; or a mapping from axis
             names to units that stay.
+        fold: For layers, whether the layer that feeds one that leaves does what both did, in eval mode: for norms, and
+            linear layers behind linear ones.
 
     Raises:
         NotPermissible: An axis can't be pruned, or not that far.
@@ -186,7 +189,7 @@ def prune_(
         method = Taylor() if method is None else method
         _check(method, "score_layers", "prune", optimizer, generator, loss, batches)
         spared = _of_whole(round_to, min_size, max_size, protect)
-        return prune_depth(target, amount, method, optimizer, loss, batches, spared)
+        return prune_depth(target, amount, method, optimizer, loss, batches, spared, fold)
     if is_weights(target):
         method = Magnitude() if method is None else method
         _check(method, "score_weights", "prune", optimizer, generator, loss, batches)

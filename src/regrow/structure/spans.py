@@ -25,6 +25,7 @@ class Span:
         start, stop: The calls of operators that it makes, by number.
         inputs, outputs: The tensors that it is given and returns, in order.
         given: The first of its arguments that is a tensor.
+        given_by: The call that made that one.
         returned: What it returns, as it is.
         made_by: The call that made the first of its outputs.
     """
@@ -38,6 +39,7 @@ class Span:
     returned: Any = None
     made_by: int | None = None
     given: Tensor | None = None
+    given_by: int | None = None
 
 
 @dataclass
@@ -89,6 +91,7 @@ class Recording(TorchDispatchMode):
         def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             span = Span(module, names[module], len(self.steps), tensors_in_order((args, kwargs)))
             span.given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            span.given_by = self._made.get(id(span.given)) if span.given is not None else None
             running.append(span)
             self.spans.append(span)
 
