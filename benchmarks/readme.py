@@ -48,7 +48,8 @@ def structure_table() -> str:
 def measured() -> str:
     """One row for each result file: its worst case beside the goal. Coverage has tables of its own."""
     rows = ["| what | goal | measured, the worst case |", "| --- | --- | --- |"]
-    for path in sorted(set(RESULTS.glob("*.json")) - {COVERAGE}):
+    own = {RESULTS / f"{name}.json" for name in ("sparse_linear", "sparse_training", "depth_growth")}
+    for path in sorted(set(RESULTS.glob("*.json")) - {COVERAGE} - own):
         result = json.loads(path.read_text())
         if "goal" not in result:  # what has a table of its own
             continue
@@ -132,6 +133,40 @@ def second_moments() -> str:
         shown = (f"{pair[0]:+.3f} train, {pair[1]:+.3f} eval" for pair in (after, worst))
         rows.append(f"| {row['method']} | {row['begins_with']} | {row['largest_step']:.1f} | {' | '.join(shown)} |")
     return "\n".join(rows)
+
+
+def sparse_training() -> str:
+    """What sparse training reaches, a row for each sparsity and method."""
+    lines = ["| sparsity | method | seeds | test accuracy (least to largest) | training loss |", "| --- | --- | --- | --- | --- |"]
+    for row in json.loads((RESULTS / "sparse_training.json").read_text())["rows"]:
+        spread = f"{row['test_accuracy_least']:.1%} to {row['test_accuracy_largest']:.1%}"
+        name = row["edit"]
+        lines.append(
+            f"| {row['sparsity']:.0%} | {name} | {row['seeds']} | {row['test_accuracy']:.1%} ({spread}) "
+            f"| {row['train_loss']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def sparse_linear() -> str:
+    """How compressed rows compare with dense weights, a row for each size and batch."""
+    rows = json.loads((RESULTS / "sparse_linear.json").read_text())["rows"]
+    keys = list(rows[0]["ratios"])
+    lines = [f"| linear layer | {' | '.join(f'{float(key):.0%}' for key in keys)} |", "| --- " * (len(keys) + 1) + "|"]
+    for row in rows:
+        lines.append(f"| {row['model']} | {' | '.join(f'{row["ratios"][key]:.2f}' for key in keys)} |")
+    return "\n".join(lines)
+
+
+def depth_growth() -> str:
+    """What growing depth reaches, a row for each way."""
+    lines = ["| network | seeds | steps | parameters | test accuracy | training loss |", "| --- " * 6 + "|"]
+    for row in json.loads((RESULTS / "depth_growth.json").read_text())["rows"]:
+        lines.append(
+            f"| {row['edit']} | {row['seeds']} | {row['steps']:.0f} | {row['params']:,.0f} | {row['test_accuracy']:.1%} "
+            f"| {row['train_loss']:.3f} |"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from .pruning.taylor import Taylor
 from .saving import load, reshape_, save
 from .schedules import cosine, cubic, linear
 from .shaper import Shaper
+from .sparse import to_sparse
 from .sparsity import Pattern, Sparsity
 from .structure import Axis, Cell, Layer, Structure, Weights, analyze
 from .structure.rules import rule
@@ -92,4 +93,5 @@ __all__ = [
     "rule",
     "save",
     "testing",
+    "to_sparse",
 ]
