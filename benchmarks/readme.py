@@ -137,7 +137,7 @@ def second_moments() -> str:
 
 def sparse_training() -> str:
     """What sparse training reaches, a row for each sparsity and method."""
-    lines = ["| sparsity | method | seeds | test accuracy (least to largest) | training loss |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| sparsity | method | seeds | test accuracy (least to largest) | training loss |", "| --- " * 5 + "|"]
     for row in json.loads((RESULTS / "sparse_training.json").read_text())["rows"]:
         spread = f"{row['test_accuracy_least']:.1%} to {row['test_accuracy_largest']:.1%}"
         name = row["edit"]
@@ -152,9 +152,11 @@ def sparse_linear() -> str:
     """How compressed rows compare with dense weights, a row for each size and batch."""
     rows = json.loads((RESULTS / "sparse_linear.json").read_text())["rows"]
     keys = list(rows[0]["ratios"])
-    lines = [f"| linear layer | {' | '.join(f'{float(key):.0%}' for key in keys)} |", "| --- " * (len(keys) + 1) + "|"]
+    head = " | ".join(f"{float(key):.0%}" for key in keys)
+    lines = [f"| linear layer | {head} |", "| --- " * (len(keys) + 1) + "|"]
     for row in rows:
-        lines.append(f"| {row['model']} | {' | '.join(f'{row["ratios"][key]:.2f}' for key in keys)} |")
+        ratios = " | ".join(f"{row['ratios'][key]:.2f}" for key in keys)
+        lines.append(f"| {row['model']} | {ratios} |")
     return "\n".join(lines)
 
 
@@ -163,8 +165,8 @@ def depth_growth() -> str:
     lines = ["| network | seeds | steps | parameters | test accuracy | training loss |", "| --- " * 6 + "|"]
     for row in json.loads((RESULTS / "depth_growth.json").read_text())["rows"]:
         lines.append(
-            f"| {row['edit']} | {row['seeds']} | {row['steps']:.0f} | {row['params']:,.0f} | {row['test_accuracy']:.1%} "
-            f"| {row['train_loss']:.3f} |"
+            f"| {row['edit']} | {row['seeds']} | {row['steps']:.0f} | {row['params']:,.0f} "
+            f"| {row['test_accuracy']:.1%} | {row['train_loss']:.3f} |"
         )
     return "\n".join(lines)
 
@@ -176,6 +178,8 @@ def main() -> None:
     blocks = {"structure": structure_table(), "measured": measured()}
     fill(ROOT / "README.md", blocks if runs is None else {**blocks, "run": run_table(runs)})
     fill(ROOT / "docs" / "structure.md", {"coverage": coverage()})
+    tables = {"sparse training": sparse_training(), "sparse linear": sparse_linear(), "depth growth": depth_growth()}
+    fill(ROOT / "docs" / "granularities.md", tables)
     fill(ROOT / "docs" / "methods.md", {"second moments": second_moments(), "growth": batchnorm_growth()})
 
 

@@ -291,6 +291,27 @@ def test_parts_follow_edits_and_undo() -> None:
     assert _numbers(trial.model) == [0, 1, 2]
 
 
+def test_lists_with_an_entry_for_each_layer_follow() -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3}
+    heads: dict[str, Any] = {"num_attention_heads": 3, "num_key_value_heads": 3}
+    model: Any = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(vocab_size=64, **sizes, **heads)).eval()
+    structure = rg.analyze(model, torch.randint(64, (2, 8)))
+    assert len(model.config.layer_types) == 3
+    edit = rg.grow_(structure.cells[1], 2)
+    assert (model.config.num_hidden_layers, len(model.config.layer_types)) == (5, 5)
+    rg.prune_(structure.cells[0], 1)
+    assert (model.config.num_hidden_layers, len(model.config.layer_types)) == (4, 4)
+    with pytest.raises(rg.NotPermissible, match="only the newest"):
+        edit.undo_()
+
+
+def test_a_last_block_is_no_cell() -> None:
+    trial = Trial("timm vit")
+    rg.prune_(trial.structure.cells[:2], 2, loss=trial.loss)
+    assert trial.structure.cells == ()
+
+
 def test_autogrow_deepens_rows_in_turn_and_leaves_those_where_it_does_not_help() -> None:
     trial = Trial("torchvision resnet18")
     method, memory = rg.AutoGrow(threshold=0.05), {}

@@ -56,6 +56,8 @@ class Action:
                 self._amount_of(value)
         elif self.kind == "weight":
             check_weight_amount(self.amount)
+        elif self.kind in WHOLE:
+            self._check_number()
         else:
             for amount in self.amount.values() if isinstance(self.amount, Mapping) else [self.amount]:
                 self._check_amount(amount)
@@ -97,6 +99,11 @@ class Action:
     def _check_amount(self, amount: Any) -> None:
         units_of(amount, 1)
 
+    def _check_number(self) -> None:
+        """An amount of layers or cells."""
+        units_of(self.amount, 1)
+        check_fraction(self.amount)
+
     @property
     def limits(self) -> dict[str, Any]:
         """The keyword arguments of grow_ and prune_ that bound the edit."""
@@ -124,6 +131,12 @@ class Grow(Action):
     _of_layers: ClassVar[tuple[str, ...]] = ("followers",)
 
     parallel: bool = False
+
+    def _check_number(self) -> None:
+        if isinstance(self.amount, bool) or not isinstance(self.amount, int) or self.amount < 1:
+            raise ValueError(
+                f"an amount of {self.kind}s for each is a whole number of at least 1, not {self.amount!r}."
+            )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rich.table import Table
 import regrow as rg
 
 from .bench.errors import InputError, require
-from .bench.options import METHOD_PARTS, Options
+from .bench.options import Options
 
 INTERRUPTED = 130  # the shells' exit status of a command ended by Ctrl-C
 
@@ -104,14 +104,28 @@ def _dispatch(arguments: list[str]) -> None:
     )
 
 
+#: What a method can do -> the part of it that does.
+_PARTS = {
+    "grow": "fresh",
+    "prune": "score",
+    "grow weights": "score_absent",
+    "prune weights": "score_weights",
+    "grow layers and cells": "followers",
+    "prune layers and cells": "score_layers",
+}
+
+
 def _methods() -> Table:
-    table = Table("method", "kind", "options and defaults", "")
-    for kind, part in METHOD_PARTS.items():
+    table = Table("method", "what it does", "options and defaults", "")
+    able: dict[str, list[str]] = {}
+    for kind, part in _PARTS.items():
         for name in rg.list_methods(part):
-            method = rg.create_method(name)
-            config = {key: value for key, value in rg.method_config(method).items() if key != "method"}
-            options = ", ".join(f"{key}={value}" for key, value in config.items())
-            table.add_row(name, kind, options, (type(method).__doc__ or "").partition("\n")[0])
+            able.setdefault(name, []).append(kind)
+    for name, kinds in able.items():
+        method = rg.create_method(name)
+        config = {key: value for key, value in rg.method_config(method).items() if key != "method"}
+        options = ", ".join(f"{key}={value}" for key, value in config.items())
+        table.add_row(name, ", ".join(kinds), options, (type(method).__doc__ or "").partition("\n")[0])
     return table
 
 

@@ -79,7 +79,7 @@ def grow_depth(
     """
     layers = _chosen(target, protect)
     if isinstance(amount, bool) or not isinstance(amount, int) or amount < 1:
-        raise ValueError(f"an amount of layers or cells for each is a whole number of at least 1, not {amount!r}.")
+        raise ValueError(f"an amount of layers or cells for each is a whole number from 1 on, not {amount!r}.")
     if hasattr(method, "choose"):
         layers = _chosen_by(method, layers, loss, {} if memory is None else memory)
     for layer in layers:

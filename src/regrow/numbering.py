@@ -80,17 +80,20 @@ def _with_configuration(model: nn.Module, path: str) -> Iterator[tuple[nn.Module
 def _counting(
     module: nn.Module, configuration: Any, path: str, before: Sequence[nn.Module], after: Sequence[nn.Module]
 ) -> Mapping[str, Any]:
-    """What of a configuration has to change for a model of as many items to be built from it."""
+    """What of a configuration has to change for a model of as many items to be built from it.
+
+    An integer, with lists that have an entry for each layer, as the kinds of attention that they use.
+    """
     holder = type("_", (), {})()
     vars(holder).update(vars(configuration))
     numbers = {i.attribute: len(after) for i in integers_on(holder) if i.value == len(before)}
     lists = {
         name: _lengthened(value, before, after)
         for name, value in vars(configuration).items()
-        if type(value) in (list, tuple) and len(value) == len(before)
+        if type(value) in (list, tuple) and len(value) == len(before) and "layer" in name
     }
     for chosen in itertools.chain(({name: value} for name, value in numbers.items()), [{}]):
-        for more in ({}, lists) if lists else ({},):
+        for more in (lists, {}) if lists else ({},):
             changed = {**chosen, **more}
             if changed and _builds(module, configuration, path, changed, len(after)):
                 return changed

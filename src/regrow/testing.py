@@ -27,8 +27,8 @@ from .operations import grow_, prune_
 from .pruning.magnitude import Magnitude
 from .structure import Axis, Structure, analyze
 
-#: What a method edits: units, single weights that go off, or single weights that come on.
-Edits = Literal["units", "weights on", "weights off"]
+#: What a method edits: units, single weights that go off or come on, or layers that leave or enter.
+Edits = Literal["units", "weights on", "weights off", "layers in", "layers out"]
 
 #: The output may move by this much, relative to its largest value: float32 adds in another order.
 TOLERANCE = 1e-5
@@ -114,11 +114,14 @@ class Trial:
         self.optimizer.step()
 
     def edit(self, method: Any, edits: Edits, seed: int = 0) -> Edit:
-        """What the method does to all that it can edit: a quarter more, or a third fewer units or weights."""
+        """What the method does to all that it can: a quarter more, or a third fewer units or weights; or one layer."""
         generator = torch.Generator().manual_seed(seed)
         target: Any = self.structure if edits == "units" else self.structure.weights
-        grows = hasattr(method, "fresh") if edits == "units" else edits == "weights on"
+        grows = hasattr(method, "fresh") if edits == "units" else edits in ("weights on", "layers in")
         perform, amount = (grow_, 0.25) if grows else (prune_, 0.3)
+        if edits in ("layers in", "layers out"):
+            target = [la for la in self.structure.layers if (la.growable if grows else la.prunable)]
+            amount = 1
         loss = lambda: self.model(self.x).square().mean()  # noqa: E731
         return perform(target, amount, method, optimizer=self.optimizer, generator=generator, loss=loss)
 
@@ -272,6 +275,10 @@ _FOR_ALL = (undoes_bit_for_bit, keeps_identities, repeats_itself, survives_json)
 _FOR_GROWERS = (keeps_the_function, reaches_every_new_unit, grows_and_prunes_to_the_identity)
 
 
+#: Networks in which nothing can be edited so: every layer of the perceptron makes another size.
+_WITHOUT = frozenset({("layers out", "perceptron")})
+
+
 def laws_of(method: Any, broken: bool = False) -> list[Law]:
     """Every law that a method must keep, each on every network of the zoo.
 
@@ -285,7 +292,7 @@ def laws_of(method: Any, broken: bool = False) -> list[Law]:
         for edits, rules in _rules_of(method)
         for rule in rules
         for network in ZOO
-        if (rule.__name__ in breaks) == broken
+        if (rule.__name__ in breaks) == broken and (edits, network) not in _WITHOUT
     ]
 
 
@@ -295,6 +302,10 @@ def _rules_of(method: Any) -> Iterator[tuple[Edits, tuple[Callable[[Any, str, Ed
         yield "units", (*_FOR_ALL, *_FOR_GROWERS)
     elif hasattr(method, "score"):
         yield "units", _FOR_ALL
+    if hasattr(method, "followers"):
+        yield "layers in", (undoes_bit_for_bit, repeats_itself, survives_json, keeps_the_function)
+    if hasattr(method, "score_layers"):
+        yield "layers out", (undoes_bit_for_bit, repeats_itself, survives_json)
     if hasattr(method, "score_weights"):
         yield "weights off", (*_FOR_ALL, keeps_what_is_off_at_zero)
     if hasattr(method, "score_absent"):

@@ -163,7 +163,7 @@ def _cells(recording: Recording, spans: list[Span]) -> Iterator[Cell]:
         if _is_block(span):
             groups.setdefault(_signature(recording, span), []).append(span)
     repeated = {number: members for number, members in enumerate(groups.values()) if len(members) > 1}
-    repeated = {number: _each_once(members) for number, members in repeated.items()}
+    repeated = {n: once for n, members in repeated.items() if len(once := _each_once(members)) > 1}
     kept = {n: members for n, members in repeated.items() if any(map(_keeps_alone, members))}
     kept = {n: members for n, members in kept.items() if not any(_is_row(m, kept) for m in members)}
     outer = {n: members for n, members in kept.items() if not any(_inside(m, kept.values()) for m in members)}

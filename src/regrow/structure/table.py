@@ -29,6 +29,9 @@ def table(structure: Structure) -> str:
     out = io.StringIO()
     console = Console(file=out, width=WIDTH)
     console.print(axes, frozen, sep="")
+    leaving = sum(bool(layer.prunable) for layer in structure.layers)
+    console.print(f"layers: {len(structure.layers)}, of which {leaving} may leave")
+    console.print(f"cells:  {_some([cell.name for cell in structure.cells], 8) or 'no block repeats'}")
     if structure.unknown:
         calls = ", ".join(f"{name} ({times}×)" for name, times in structure.unknown.items())
         console.print(f"No rule for: {calls}")
