@@ -55,8 +55,7 @@ def prune_weights(
     weights = _chosen(target, protect)
     if isinstance(amount, (Tensor, Sequence)) and not isinstance(amount, str):
         return apply_masks(weights[0].structure, _without(weights, amount), optimizer, "prune")
-    [scores] = _scores(method, ("score_weights",), weights, _randomness(weights, generator), look)
-    masks = to_turn_off(amount, scores)
+    masks = to_turn_off(amount, _scores(method, "score_weights", weights, generator, look))
     if not masks:
         raise NothingToDo("nothing to prune: so many weights are off already.")
     return apply_masks(weights[0].structure, masks, optimizer, "prune", method.name)
@@ -86,8 +85,7 @@ def grow_weights(
 ) -> Edit:
     """Turn weights on; see :func:`regrow.grow_`."""
     weights = _chosen(target, protect)
-    [scores] = _scores(method, ("score_absent",), weights, _randomness(weights, generator), look)
-    masks = to_turn_on(amount, scores)
+    masks = to_turn_on(amount, _scores(method, "score_absent", weights, generator, look))
     if not masks:
         raise NothingToDo("nothing to grow: so many weights are on already.")
     return apply_masks(weights[0].structure, masks, optimizer, "grow", method.name)
@@ -142,9 +140,8 @@ def rewire_weights(
     """See :func:`rewire_`."""
     check_moving(fraction)
     weights = _chosen(target, protect)
-    parts = ("score_weights", "score_absent")
-    scores, promises = _scores(method, parts, weights, _randomness(weights, generator), look)
-    flips = rewired(fraction, scores, promises)
+    scores = _scores(method, "score_weights", weights, generator, look)
+    flips = rewired(fraction, scores, _scores(method, "score_absent", weights, generator, look))
     if not flips:
         raise NothingToDo("nothing to rewire: no weight is off, or none would change places.")
     return apply_flips(weights[0].structure, flips, optimizer, "rewire", method.name)
@@ -166,22 +163,18 @@ def _chosen(target: WeightTarget, protect: Sequence[str]) -> list[Weights]:
     return found
 
 
-def _randomness(weights: Sequence[Weights], generator: torch.Generator | None) -> torch.Generator:
-    number = len(weights[0].structure.edits)
-    return generator or torch.Generator().manual_seed((torch.initial_seed() + number) % 2**63)
-
-
 def _scores(
-    method: Any, parts: Sequence[str], weights: Sequence[Weights], generator: torch.Generator, look: Look
-) -> list[ByWeight]:
-    """What parts of a method say of each weight, checked."""
-    for part in parts:
-        if not callable(getattr(method, part, None)) or isinstance(method, type):
-            able = ", ".join(name for name in list_methods(part))
-            raise TypeError(f"{method!r} has no {part}() for single weights; methods that do are {able}.")
-    looked = any(part in getattr(method, "sees_gradients", ()) for part in parts)
-    seen = {"gradients": look(weights)} if looked else {}
-    return [{w: _checked(method, part, w, seen, generator) for w in weights} for part in parts]
+    method: Any, part: str, weights: Sequence[Weights], generator: torch.Generator | None, look: Look
+) -> ByWeight:
+    """What a part of a method says of each weight, checked."""
+    if not callable(getattr(method, part, None)) or isinstance(method, type):
+        able = ", ".join(list_methods(part))
+        raise TypeError(f"{method!r} has no {part}() for single weights; methods that do are {able}.")
+    if generator is None:
+        number = len(weights[0].structure.edits)
+        generator = torch.Generator().manual_seed((torch.initial_seed() + number) % 2**63)
+    seen = {"gradients": look(weights)} if part in getattr(method, "sees_gradients", ()) else {}
+    return {each: _checked(method, part, each, seen, generator) for each in weights}
 
 
 @torch.no_grad()
