@@ -62,7 +62,8 @@ def masked(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """The parameters of a model that have masks, as modules and attributes."""
     for module in model.modules():
         for attribute in list(vars(module).get(_MASKS) or ()):
-            yield module, attribute
+            if attribute in module._parameters:
+                yield module, attribute
 
 
 def hold_masks(model: nn.Module, optimizer: Optimizer) -> None:
