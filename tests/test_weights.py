@@ -197,6 +197,34 @@ def test_rigl_moves_the_smallest_weights_to_where_the_gradient_is_largest() -> N
         assert not bool(weights.tensor[~stayed].any())
 
 
+@pytest.mark.parametrize("method", [rg.RigL(), rg.SET()], ids=["rigl", "set"])
+def test_rewiring_keeps_a_pattern(method: Any) -> None:
+    trial = Trial()
+    parts = trial.weights[2:]
+    rg.prune_(parts, Pattern(2, 4))
+    steep = dict(zip(parts, torch.autograd.grad(trial.loss(), [w.tensor for w in parts]), strict=True))
+    before = {weights: weights.mask for weights in parts}
+    edit = rg.rewire_(parts, 0.2, method, loss=trial.loss, pattern=Pattern(2, 4), optimizer=trial.optimizer)
+    for weights in parts:
+        groups = weights.mask.flatten(1).reshape(-1, 4)
+        assert (groups.sum(1) == 2).all()
+        number = len(edit.units("new")[weights.name])
+        assert number == len(edit.units("removed")[weights.name]) == round(0.2 * weights.size / 2)
+        if method == rg.RigL():
+            promise = (
+                steep[weights]
+                .abs()
+                .flatten(1)
+                .reshape(-1, 4)
+                .masked_fill(before[weights].flatten(1).reshape(-1, 4), -1)
+            )
+            best = promise.max(1).values.sort(descending=True).values[:number]
+            came = steep[weights].abs().flatten()[edit.units("new")[weights.name]].sort(descending=True).values
+            torch.testing.assert_close(came, best)
+    with pytest.raises(rg.NotPermissible, match="prune it to the pattern first"):
+        rg.rewire_(trial.weights[:1], 0.2, rg.SET(), pattern=Pattern(1, 3))
+
+
 # --------------------------------------------------------------------------------------------------
 # what holds them
 

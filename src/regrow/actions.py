@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from .amounts import Limits, check_fraction, units_of
 from .cutoffs import Budget, Threshold, Valley
 from .schedules import Schedule
-from .sparsity import Sparsity, check_moving, check_weight_amount
+from .sparsity import Pattern, Sparsity, check_moving, check_weight_amount
 from .structure.axis import KINDS, TAGS
 
 #: Kinds that aren't units of axes.
@@ -173,10 +173,11 @@ class Rewire(Action):
         method: A method with ``score_weights`` and ``score_absent``, such as :class:`regrow.RigL`.
         amount: The fraction of the weights that are on that may go, or a schedule of it, as ``cosine(0.3, 0.0)``.
         where: A pattern of tensors' names, or of their modules'.
-        protect, batches: As for :func:`regrow.rewire_`.
+        protect, batches, pattern: As for :func:`regrow.rewire_`.
     """
 
     kind: str | None = "weight"
+    pattern: Pattern | None = None
 
     _verb: ClassVar[str] = "rewire"
     _of_weights: ClassVar[tuple[str, ...]] = ("score_weights", "score_absent")

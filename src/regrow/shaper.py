@@ -204,7 +204,9 @@ class Shaper:
         look = looks(closure, action.batches, action.method)
         if closure is None and all(each.tensor in held for each in weights):
             look = lambda _: held  # noqa: E731
-        return perform(weights, action.amount, action.method, self.optimizer, self.generator, look, action.protect)
+        given = (action.method, self.optimizer, self.generator, look, action.protect)
+        pattern = {"pattern": action.pattern} if isinstance(action, Rewire) else {}
+        return perform(weights, action.amount, *given, **pattern)
 
     def _perform_on_layers(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit:
         layers = self._matching_whole(action)

@@ -110,6 +110,27 @@ class Pattern:
         kept.scatter_(-1, groups.topk(self.n, -1).indices, True)
         return kept.reshape(rows.shape).movedim(-1, dim)
 
+    def moved(self, number: int, weights: Weights, score: Tensor, promise: Tensor) -> Flips:
+        """One weight goes and one comes in each of so many groups of m, those with the most promising ones.
+
+        Raises:
+            NotPermissible: The tensor's mask isn't of this pattern.
+        """
+        dim, size = weights.inner[0], score.shape[weights.inner[0]]
+        flat = (
+            torch.arange(score.numel(), device=score.device).reshape(score.shape).movedim(dim, -1).reshape(-1, self.m)
+        )
+        on = weights.mask.flatten()[flat]
+        if size % self.m or bool((on.sum(1) > self.n).any()):
+            raise NotPermissible(
+                f"more than {self.n} of {self.m} weights of {weights.name} are on; prune it to the pattern first."
+            )
+        worst = torch.where(on, score.flatten()[flat], math.inf).min(1)
+        best = torch.where(on, -math.inf, promise.flatten()[flat]).max(1)
+        groups = lowest(-torch.where(on.any(1) & ~on.all(1), best.values, -math.inf), min(number, len(flat)))
+        off, came = flat[groups, worst.indices[groups]], flat[groups, best.indices[groups]]
+        return Flips(off.sort().values, came.sort().values)
+
 
 #: int: so many weights; float: that fraction of those that are on; or what follows from the scores.
 WeightAmount = int | float | Mapping[str, int | float] | Sparsity | Pattern | Threshold
@@ -196,18 +217,25 @@ def to_turn_on(amount: WeightAmount, scores: ByWeight) -> dict[Weights, Tensor]:
     return {w: ~off[w] | mask for w, mask in came.items() if bool(mask.any())}
 
 
-def rewired(fraction: float, scores: ByWeight, promises: ByWeight) -> dict[Weights, Flips]:
+def rewired(
+    fraction: float, scores: ByWeight, promises: ByWeight, pattern: Pattern | None = None
+) -> dict[Weights, Flips]:
     """As many weights on in each tensor: those that matter least make place for the most promising.
 
     Args:
         fraction: Of the weights that are on in each tensor, so many may go.
         scores: How much each weight matters.
         promises: What each weight promises that is off. One that goes competes for coming back.
+        pattern: That masks have and keep.
     """
     found = {}
     for weights, score in scores.items():
         on = weights.indices
         number = round(fraction * len(on))
+        if pattern is not None:
+            if number:
+                found[weights] = pattern.moved(number, weights, score, promises[weights])
+            continue
         low = on[lowest(at(score, on), number)]
         promise = promises[weights].flatten().clone()
         promise[on] = -math.inf

@@ -14,7 +14,7 @@ from .errors import NothingToDo
 from .evidence.gradients import gradients
 from .flips import apply_flips, apply_masks
 from .method import list_methods
-from .sparsity import ByWeight, WeightAmount, check_moving, rewired, to_turn_off, to_turn_on
+from .sparsity import ByWeight, Pattern, WeightAmount, check_moving, rewired, to_turn_off, to_turn_on
 from .structure.weights import Weights
 
 #: Finds the gradients of weights, where a method looks at them.
@@ -101,6 +101,7 @@ def rewire_(
     loss: Callable[[], Tensor] | None = None,
     batches: int = 1,
     protect: str | Sequence[str] = (),
+    pattern: Pattern | None = None,
 ) -> Edit:
     """Let single weights go and as many come in each tensor, in place.
 
@@ -112,6 +113,7 @@ def rewire_(
         generator: As for :func:`regrow.grow_`.
         loss, batches: A callable that returns the loss, and how often it is called, for methods that look at gradients.
         protect: Names or patterns of tensors, or of their modules, that stay as they are.
+        pattern: That the masks have and keep, as ``Pattern(2, 4)``.
 
     Raises:
         TypeError, ValueError: An argument is not what it should be. Nothing has been changed then.
@@ -125,7 +127,9 @@ def rewire_(
     rewire
     """
     protect = (protect,) if isinstance(protect, str) else tuple(protect)
-    return rewire_weights(target, fraction, method, optimizer, generator, looks(loss, batches, method), protect)
+    return rewire_weights(
+        target, fraction, method, optimizer, generator, looks(loss, batches, method), protect, pattern
+    )
 
 
 def rewire_weights(
@@ -136,12 +140,13 @@ def rewire_weights(
     generator: torch.Generator | None,
     look: Look,
     protect: Sequence[str] = (),
+    pattern: Pattern | None = None,
 ) -> Edit:
     """See :func:`rewire_`."""
     check_moving(fraction)
     weights = _chosen(target, protect)
     scores = _scores(method, "score_weights", weights, generator, look)
-    flips = rewired(fraction, scores, _scores(method, "score_absent", weights, generator, look))
+    flips = rewired(fraction, scores, _scores(method, "score_absent", weights, generator, look), pattern)
     if not flips:
         raise NothingToDo("nothing to rewire: no weight is off, or none would change places.")
     return apply_flips(weights[0].structure, flips, optimizer, "rewire", method.name)
