@@ -116,12 +116,11 @@ class Pattern:
         Raises:
             NotPermissible: The tensor's mask isn't of this pattern.
         """
-        dim, size = weights.inner[0], score.shape[weights.inner[0]]
-        flat = (
-            torch.arange(score.numel(), device=score.device).reshape(score.shape).movedim(dim, -1).reshape(-1, self.m)
-        )
+        dim, every = weights.inner[0], torch.arange(score.numel(), device=score.device).reshape(score.shape)
+        fits = score.shape[dim] % self.m == 0
+        flat = every.movedim(dim, -1).reshape(-1, self.m if fits else 1)
         on = weights.mask.flatten()[flat]
-        if size % self.m or bool((on.sum(1) > self.n).any()):
+        if not fits or bool((on.sum(1) > self.n).any()):
             raise NotPermissible(
                 f"more than {self.n} of {self.m} weights of {weights.name} are on; prune it to the pattern first."
             )
