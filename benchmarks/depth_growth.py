@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10 as parquet files")
     parser.add_argument("--store", type=Path, default=RESULTS / "depth_growth.jsonl", help="where runs are kept")
     parser.add_argument("--images", type=int, default=Setup.images)
-    parser.add_argument("--epochs", type=int, default=8, help="of the full network")
+    parser.add_argument("--epochs", type=int, default=6, help="of the full network")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each on one core")
     given = parser.parse_args()

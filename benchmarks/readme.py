@@ -178,9 +178,7 @@ def main() -> None:
     blocks = {"structure": structure_table(), "measured": measured()}
     fill(ROOT / "README.md", blocks if runs is None else {**blocks, "run": run_table(runs)})
     fill(ROOT / "docs" / "structure.md", {"coverage": coverage()})
-    tables = {"sparse training": sparse_training(), "sparse linear": sparse_linear()}
-    if (RESULTS / "depth_growth.json").exists():
-        tables["depth growth"] = depth_growth()
+    tables = {"sparse training": sparse_training(), "sparse linear": sparse_linear(), "depth growth": depth_growth()}
     fill(ROOT / "docs" / "granularities.md", tables)
     fill(ROOT / "docs" / "methods.md", {"second moments": second_moments(), "growth": batchnorm_growth()})
 
