@@ -269,6 +269,20 @@ def test_no_optimizer_revives_a_weight_and_those_that_come_start_from_zero(name:
     assert new.max() <= 12 * old.max()  # no leap, as a second moment of zero would cause
 
 
+def test_second_moments_of_weights_that_come_are_the_mean_of_the_others() -> None:
+    trial = Trial(torch.optim.Adam)
+    trial.train(3)
+    rg.prune_(trial.weights, 0.6, optimizer=trial.optimizer)
+    trial.train(2)
+    before = {weights.name: weights.mask for weights in trial.weights}
+    edit = rg.grow_(trial.weights, 50, rg.SET(), optimizer=trial.optimizer)
+    for weights in trial.weights:
+        new, state = edit.units("new").get(weights.name, []), trial.optimizer.state[weights.tensor]
+        assert not bool(state["exp_avg"].flatten()[new].any())
+        mean = state["exp_avg_sq"][before[weights.name]].mean()
+        torch.testing.assert_close(state["exp_avg_sq"].flatten()[new], mean.expand(len(new)))
+
+
 def test_a_mask_is_held_with_muon_and_with_lbfgs() -> None:
     trial = Trial()
     matrices = [p for p in trial.model.parameters() if p.ndim == 2]

@@ -132,6 +132,11 @@ class Grow(Action):
 
     parallel: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.parallel and self.kind not in ("layer", "cell"):
+            raise ValueError(f"parallel is for layers and cells, not for kind={self.kind!r}.")
+
     def _check_number(self) -> None:
         if isinstance(self.amount, bool) or not isinstance(self.amount, int) or self.amount < 1:
             raise ValueError(

@@ -115,7 +115,7 @@ class _Surgery:
         """Take a layer out."""
         seen = self._seen(layer.module)
         length = len(seen.returned) if isinstance(seen.returned, tuple) else 0
-        gated = bool(seen.kwargs) or len(seen.args) != 1
+        more = bool(seen.kwargs) or len(seen.args) != 1
 
         def skip(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> Any:
             return with_first(returned, given_to(args, kwargs))
@@ -132,7 +132,7 @@ class _Surgery:
             with hooked(layer.module, skip):
                 expected = self._outputs()
         ways = [
-            Change("remove", layer.name, how, length=length, gated=gated) for how in self._ways(layer.name, "place")
+            Change("remove", layer.name, how, length=length, given_more=more) for how in self._ways(layer.name, "place")
         ]
         self._first_that_fits(ways, None, expected)
 
@@ -203,7 +203,7 @@ class _Surgery:
         Raises:
             NotPermissible: None does.
         """
-        why = ""
+        why: Exception | None = None
         for change in ways:
             attempt = Transaction()
             try:
@@ -220,12 +220,12 @@ class _Surgery:
                     raise NotPermissible(f"the model would put out something else, by {far:.1g}")
             except Exception as error:
                 attempt.take_back()
-                why = f"{error}"
+                why = error
                 continue
             self.writes.done += attempt.done
             self.changes.append(change)
             return
-        raise NotPermissible(f"{ways[0].path} can't be changed: {why}.")
+        raise NotPermissible(f"{ways[0].path} can't be changed: {why}.") from why
 
     def _plan(self, attempt: Transaction, change: Change, made: nn.Module | None) -> None:
         holder = change.path.rpartition(".")[0]
@@ -234,7 +234,8 @@ class _Surgery:
         change.plan(attempt, self.model, made)
         attempt.run()
         if change.how == "list":
-            plan_numbers(attempt, self.model, holder, before, list(parent.children()))
+            units = {(id(count.owner), count.attribute) for axis in self.structure.axes for count in axis.counts}
+            plan_numbers(attempt, self.model, holder, before, list(parent.children()), units)
             attempt.run()
 
     def _seen(self, module: nn.Module) -> Seen:

@@ -253,6 +253,7 @@ def apply(
         if optimizer is not None:
             plan_resets(writes, optimizer, unable)
         _plan_bookkeeping(writes, structure, planned, maps)
+        # Shapes of layers are others now, and are again when this is undone.
         writes.planned.append(Write(lambda _: setattr(structure, "_found_depth", None), None, None))
         writes.run()
         if optimizer is not None:

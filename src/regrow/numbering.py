@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from .structure.integers import integers
 from .transaction import Transaction
 
 
 def plan_numbers(
-    writes: Transaction, model: nn.Module, path: str, before: Sequence[nn.Module], after: Sequence[nn.Module]
+    writes: Transaction,
+    model: nn.Module,
+    path: str,
+    before: Sequence[nn.Module],
+    after: Sequence[nn.Module],
+    units: Collection[tuple[int, str]] = (),
 ) -> None:
     """Plan to let indices and counts follow a list that has other items now.
 
     Args:
         path: Of the list.
         before, after: Its items.
+        units: Integers that count units of an axis, and so no items: the ids of their holders, with their attributes.
     """
     for name, attribute in _indices(before):
         for number, item in enumerate(after):
             holder = item.get_submodule(name)
             if getattr(holder, attribute, number) != number:
                 writes.attribute(holder, attribute, number)
-    _plan_counts(writes, model, path, before, after)
+    _plan_counts(writes, model, path, before, after, units)
 
 
 def _indices(items: Sequence[nn.Module]) -> Iterator[tuple[str, str]]:
@@ -49,15 +53,20 @@ def _at(item: nn.Module, name: str, attribute: str) -> Any:
 
 
 def _plan_counts(
-    writes: Transaction, model: nn.Module, path: str, before: Sequence[nn.Module], after: Sequence[nn.Module]
+    writes: Transaction,
+    model: nn.Module,
+    path: str,
+    before: Sequence[nn.Module],
+    after: Sequence[nn.Module],
+    units: Collection[tuple[int, str]],
 ) -> None:
     """Integers that count the items: of the module that holds the list, and of a configuration that the model has.
 
-    Of a configuration those count from which a model with as many items is built.
+    Of a configuration those count from which a model is built that differs in the list, and nowhere else.
     """
     owner = model.get_submodule(path.rpartition(".")[0])
-    for attribute, value in list(vars(owner).items()):
-        if type(value) is int and value == len(before) and "head" not in attribute:
+    for attribute in _equal_to(owner, len(before)):
+        if (id(owner), attribute) not in units:
             writes.attribute(owner, attribute, len(after))
     for module, inner in _with_configuration(model, path):
         held = vars(module)["config"]
@@ -84,31 +93,38 @@ def _counting(
 
     An integer, with lists that have an entry for each layer, as the kinds of attention that they use.
     """
-    holder = type("_", (), {})()
-    vars(holder).update(vars(configuration))
-    numbers = {i.attribute: len(after) for i in integers_on(holder) if i.value == len(before)}
+    outside = _outside(module, configuration, path, {}, len(before))
     lists = {
         name: _lengthened(value, before, after)
         for name, value in vars(configuration).items()
-        if type(value) in (list, tuple) and len(value) == len(before) and "layer" in name
+        if type(value) in (list, tuple) and len(value) == len(before)
     }
-    for chosen in itertools.chain(({name: value} for name, value in numbers.items()), [{}]):
-        for more in (lists, {}) if lists else ({},):
-            changed = {**chosen, **more}
-            if changed and _builds(module, configuration, path, changed, len(after)):
-                return changed
-    return {}
+
+    def fits(changes: Mapping[str, Any]) -> bool:
+        found = _outside(module, configuration, path, changes, len(after))
+        return found is not None and found == outside
+
+    for name in _equal_to(configuration, len(before)):
+        for changes in ({name: len(after)}, {name: len(after), **lists}):
+            if fits(changes):
+                return _with_all(changes, lists, fits)
+    return _with_all(lists, {}, fits) if lists and fits(lists) else {}
 
 
-def integers_on(holder: Any) -> list[Any]:
-    """The integers that an object keeps itself."""
-    return [i for i in integers(_Holder(holder)) if i.within == "held" and i.item is None]
+def _with_all(
+    changes: Mapping[str, Any], lists: Mapping[str, Any], fits: Callable[[Mapping[str, Any]], bool]
+) -> Mapping[str, Any]:
+    """Changes with each of the lists that doesn't change the model elsewhere."""
+    for name, value in lists.items():
+        if fits({**changes, name: value}):
+            changes = {**changes, name: value}
+    return changes
 
 
-class _Holder(nn.Module):
-    def __init__(self, held: Any) -> None:
-        super().__init__()
-        self.held = held
+def _equal_to(holder: Any, number: int) -> list[str]:
+    """The attributes of an object that are this integer."""
+    held = vars(holder).items()
+    return [name for name, value in held if type(value) is int and value == number and not name.startswith("_")]
 
 
 def _lengthened(values: Sequence[Any], before: Sequence[nn.Module], after: Sequence[nn.Module]) -> Any:
@@ -120,12 +136,20 @@ def _lengthened(values: Sequence[Any], before: Sequence[nn.Module], after: Seque
     return tuple(found) if isinstance(values, tuple) else found
 
 
-def _builds(module: nn.Module, configuration: Any, path: str, changed: Mapping[str, Any], number: int) -> bool:
-    """Whether a model that is built from the changed configuration has a list of so many items there."""
+def _outside(
+    module: nn.Module, configuration: Any, path: str, changes: Mapping[str, Any], number: int
+) -> dict[str, torch.Size] | None:
+    """What a model has outside the list that is built from the changed configuration: names and shapes of tensors.
+
+    None if it can't be built, or doesn't have so many items there.
+    """
     try:
-        changed_one = copy.deepcopy(configuration)
-        vars(changed_one).update(changed)
+        changed = copy.deepcopy(configuration)
+        vars(changed).update(changes)
         with torch.random.fork_rng([]), torch.device("meta"):
-            return len(type(module)(changed_one).get_submodule(path)) == number  # type: ignore[arg-type]
-    except Exception:
-        return False
+            built: nn.Module = type(module)(changed)  # type: ignore[arg-type]
+        if len(built.get_submodule(path)) != number:  # type: ignore[arg-type]
+            return None
+    except Exception:  # of a constructor that nobody here wrote
+        return None
+    return {name: t.shape for name, t in built.state_dict().items() if not name.startswith(f"{path}.")}

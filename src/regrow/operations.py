@@ -97,6 +97,10 @@ def grow_(
       (2): Linear(in_features=12, out_features=2, bias=True)
     )
     """
+    if lr_factor != 1 and (is_depth(target) or is_weights(target)):
+        raise ValueError("lr_factor is for new units, not for single weights, layers or cells.")
+    if parallel and not is_depth(target):
+        raise ValueError("parallel is for layers and cells: their new ones run behind them or beside them.")
     if is_depth(target):
         method = Deepen() if method is None else method
         _check(method, "followers", "grow", optimizer, generator, loss, batches)
@@ -185,6 +189,8 @@ def prune_(
         NotPermissible: An axis can't be pruned, or not that far.
         TypeError, ValueError: An argument is not what it should be. Nothing has been changed then.
     """
+    if fold and not is_depth(target):
+        raise ValueError("fold is for layers: what feeds one that leaves does what both did.")
     if is_depth(target):
         method = Taylor() if method is None else method
         _check(method, "score_layers", "prune", optimizer, generator, loss, batches)

@@ -202,8 +202,8 @@ class Shaper:
         perform = _ON_WEIGHTS[type(action)]
         weights, held = self._targets[action.place], self._gradients
         look = looks(closure, action.batches, action.method)
-        if closure is None and all(each.tensor in held for each in weights):
-            look = lambda _: held  # noqa: E731
+        if action.batches == 1 and all(each.tensor in held for each in weights):
+            look = lambda _: held  # noqa: E731, the step's own gradients cost nothing
         given = (action.method, self.optimizer, self.generator, look, action.protect)
         pattern = {"pattern": action.pattern} if isinstance(action, Rewire) else {}
         return perform(weights, action.amount, *given, **pattern)

@@ -53,11 +53,12 @@ class Change:
     """One change of a model's tree.
 
     Args:
-        what: "remove" a module, "copy" it to run behind itself, or put a "branch" behind or beside it.
+        what: "remove" a module, or "copy" it to run behind itself; or what enters runs "behind" it or "beside" it.
         path: The module.
         how: Where it leaves or enters.
         key: In a ``Sequential``, the name that enters.
         length: Of the tuple that a module returned whose place was taken; 0 for a tensor.
+        given_more: Whether that module was given more than one tensor.
         gated: Whether what enters starts behind a gate that is closed.
         branch: What enters, if it isn't a copy.
         of: What is copied, where that isn't the module itself.
@@ -73,6 +74,7 @@ class Change:
     branch: Branch | None = None
     of: str = ""
     unstrided: bool = False
+    given_more: bool = False
 
     def new_module(self, model: nn.Module) -> nn.Module | None:
         """What enters, with values that are still to be set."""
@@ -111,7 +113,7 @@ class Change:
             return {str(number): module for number, module in enumerate(rest)}
         if self.how == "sequential":
             return {name: module for name, module in children.items() if name != key}
-        return children | {key: Passing(self.length) if self.length or self.gated else nn.Identity()}
+        return children | {key: Passing(self.length) if self.length or self.given_more else nn.Identity()}
 
     def _with(self, parent: nn.Module, key: str, new: nn.Module | None) -> dict[str, nn.Module | None]:
         found: dict[str, nn.Module | None] = {}

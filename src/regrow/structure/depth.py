@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Layer:
-    """A module with parameters that is called once, as far as it can be taken out or followed by another one.
+    """A module with parameters, and whether it can be taken out or followed by another one.
 
     Args:
         name: Of the module.

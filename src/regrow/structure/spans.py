@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import meta
-from .example import Example, tensors_in, tensors_in_order
+from .example import Example, tensors_in
 from .running import Insides, plain_kernels, untouched
 
 
@@ -23,7 +23,7 @@ class Span:
     Attributes:
         module, name: Which one.
         start, stop: The calls of operators that it makes, by number.
-        inputs, outputs: The tensors that it is given and returns, in order.
+        outputs: The tensors that it returns, in order.
         given: The first of its arguments that is a tensor.
         given_by: The call that made that one.
         returned: What it returns, as it is.
@@ -33,7 +33,6 @@ class Span:
     module: nn.Module
     name: str
     start: int
-    inputs: list[Tensor]
     stop: int = -1
     outputs: list[Tensor] = field(default_factory=list)
     returned: Any = None
@@ -89,7 +88,7 @@ class Recording(TorchDispatchMode):
         names = {module: name for name, module in model.named_modules()}
 
         def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            span = Span(module, names[module], len(self.steps), tensors_in_order((args, kwargs)))
+            span = Span(module, names[module], len(self.steps))
             span.given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
             span.given_by = self._made.get(id(span.given)) if span.given is not None else None
             running.append(span)
