@@ -54,7 +54,9 @@ def run(names: list[str], order: list[str], given: argparse.Namespace) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress, ThreadPoolExecutor(given.jobs) as pool:
         task = progress.add_task("models", total=len(names))
-        waiting = {pool.submit(measure, name, given.limit, not given.no_peer): name for name in names}
+        waiting = {
+            pool.submit(measure, name, given.limit, "alone" if given.no_peer else "peer"): name for name in names
+        }
         try:
             for future in as_completed(waiting):
                 row = row_of(waiting[future], future.result())

@@ -1,4 +1,4 @@
-"""A process of its own for one model: ``python -m coverage_zoo.child NAME LIMIT PEER``.
+"""A process of its own for one model: ``python -m coverage_zoo.child NAME LIMIT WHAT``, WHAT alone, peer or depth.
 
 It writes a line of JSON whenever columns of the row are known, so that nothing is lost if it is ended.
 """
@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 from torch import nn
@@ -21,13 +21,14 @@ import regrow as rg
 
 from . import zoo
 from .checks import Checks, Columns, Wrong, reason
+from .depth import DepthChecks
 
 #: The column that says what the process is at; each stage has the whole time limit.
 STAGE = "stage"
 
 
 def main() -> None:
-    name, limit, with_peer = sys.argv[1], float(sys.argv[2]), sys.argv[3] == "peer"
+    name, limit, what = sys.argv[1], float(sys.argv[2]), sys.argv[3]
     # Some models and peers print.
     report, sys.stdout = sys.stdout, sys.stderr
     torch.set_num_threads(1)
@@ -36,9 +37,9 @@ def main() -> None:
     warm_up()
     started = time.perf_counter()
     _write(report, {STAGE: "regrow"})
-    _regrow(build, report)
+    _regrow(DepthChecks(build) if what == "depth" else Checks(build), report)
     _write(report, {"wall_s": time.perf_counter() - started})
-    if with_peer:
+    if what == "peer":
         from .peer import peer_checks
         from .peer import warm_up as warm_peer_up
 
@@ -48,8 +49,7 @@ def main() -> None:
     _write(report, {STAGE: "done"})
 
 
-def _regrow(build: Any, report: IO[str]) -> None:
-    checks = Checks(build)
+def _regrow(checks: Checks | DepthChecks, report: IO[str]) -> None:
     for name, check in checks.all().items():
         try:
             found: Columns = {name: "ok", **check()}

@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from .checks import Columns
 from .child import STAGE
+
+What = Literal["alone", "peer", "depth"]
 
 #: Importing the libraries and building the model.
 STARTING = "starting"
@@ -23,15 +25,16 @@ STARTING = "starting"
 GRACE = 5.0
 
 
-def measure(name: str, limit: float, with_peer: bool) -> Columns:
+def measure(name: str, limit: float, what: What) -> Columns:
     """The row of one model, as far as it got.
 
     Args:
         limit: Seconds for each stage: what `regrow` does, and what the peer does.
+        what: Whether the peer is measured too, or layers and cells instead of axes.
     """
     row: Columns = {}
     stage = STARTING
-    command = [sys.executable, "-m", "coverage_zoo.child", name, str(limit), "peer" if with_peer else "alone"]
+    command = [sys.executable, "-m", "coverage_zoo.child", name, str(limit), what]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(

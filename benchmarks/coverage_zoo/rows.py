@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def row_of(name: str, found: Columns) -> Row:
     numbers["wrong"] = _silently_wrong(found)
     numbers["why"] = _why_not(name, found)
     numbers["handled"] = not numbers["why"]
-    return {column: _text(numbers.get(column, "")) for column in COLUMNS}
+    return {column: text_of(numbers.get(column, "")) for column in COLUMNS}
 
 
 def _silently_wrong(found: Columns) -> str:
@@ -65,7 +65,8 @@ def _why_not(name: str, found: Columns) -> str:
     return ""
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value as it stands in the file."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("\n", " ")
@@ -76,12 +77,12 @@ def timed_row(row: Row, found: Columns) -> tuple[Row, str]:
 
     A row of another structure stays as it is.
     """
-    counted = [column for column in COUNTED if column in found and _text(found[column]) != row[column]]
+    counted = [column for column in COUNTED if column in found and text_of(found[column]) != row[column]]
     if counted:
-        return row, ", ".join(f"{column} {row[column]} -> {_text(found[column])}" for column in counted)
-    times = {column: _text(value) for column, value in found.items() if column in COLUMNS}
+        return row, ", ".join(f"{column} {row[column]} -> {text_of(found[column])}" for column in counted)
+    times = {column: text_of(value) for column, value in found.items() if column in COLUMNS}
     if found.get("forward_s") and found.get("analyze_s"):
-        times["forwards"] = _text(found["analyze_s"] / found["forward_s"])
+        times["forwards"] = text_of(found["analyze_s"] / found["forward_s"])
     return {**row, **times}, "" if "analyze_s" in found else "no end"
 
 
@@ -90,21 +91,21 @@ def peer_columns(row: Row) -> Row:
     return {column: text for column, text in row.items() if column.startswith("peer")}
 
 
-def read(path: Path) -> dict[str, Row]:
+def read(path: Path, columns: Sequence[str] = COLUMNS) -> dict[str, Row]:
     """The rows of a file by model; none if there is no file."""
     if not path.exists():
         return {}
     with path.open(newline="") as file:
-        return {row["model"]: {column: row.get(column) or "" for column in COLUMNS} for row in csv.DictReader(file)}
+        return {row["model"]: {column: row.get(column) or "" for column in columns} for row in csv.DictReader(file)}
 
 
-def put(path: Path, rows: Iterable[Row], order: Iterable[str]) -> None:
+def put(path: Path, rows: Iterable[Row], order: Iterable[str], columns: Sequence[str] = COLUMNS) -> None:
     """Add rows to a file, or replace them, in the given order of models; others leave."""
-    known = read(path) | {row["model"]: row for row in rows}
+    known = read(path, columns) | {row["model"]: row for row in rows}
     path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(".part")
     with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(known[name] for name in order if name in known)
     os.replace(part, path)

@@ -55,7 +55,7 @@ class Action:
             for value in (self.amount.start, self.amount.end):
                 self._amount_of(value)
         elif self.kind == "weight":
-            check_weight_amount(self.amount)
+            check_weight_amount(self.amount, growing=isinstance(self, Grow))
         elif self.kind in WHOLE:
             self._check_number()
         else:
@@ -190,6 +190,8 @@ class Rewire(Action):
     def __post_init__(self) -> None:
         if self.kind != "weight":
             raise ValueError(f"only single weights can be rewired, not {self.kind!r}.")
+        if self.pattern is not None and not isinstance(self.pattern, Pattern):
+            raise TypeError(f"pattern is a regrow.Pattern, such as Pattern(2, 4), not {self.pattern!r}.")
         super().__post_init__()
 
     def _check_amounts(self) -> None:

@@ -68,7 +68,7 @@ def assign(tensor: Tensor, data: Tensor) -> None:
 
 def kept_masks(model: nn.Module) -> Masks:
     """Where the masks of a model's parameters are."""
-    return {getattr(module, attribute): (masks_on(module), attribute) for module, attribute in masked(model)}
+    return {parameter: (masks_on(module), attribute) for module, attribute, parameter in masked(model)}
 
 
 def followers(parameter: Tensor, optimizer: Optimizer | None, masks: Masks) -> list[Follower]:

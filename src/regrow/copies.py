@@ -25,23 +25,26 @@ def identity_copy(cell: Layer, key: str, seen: Seen) -> tuple[Change, nn.Module,
 
     It copies the cell itself, or another that keeps the shapes of its output, or is made to keep them.
     """
-    model, source = cell.structure.model, _copied_for(cell)
-    if source is None:
-        return _same_shape_copy(cell, key, seen)
+    if cell.prunable:  # it keeps shapes
+        return _copy_of(cell, cell, key, seen)
+    fitting = [c for c in cell.structure.cells if c.keeps_shape and c.shape == cell.shape]
+    for other in fitting if isinstance(cell, Cell) else ():
+        try:
+            return _copy_of(other, cell, key, seen)
+        except (ValueError, TypeError, RuntimeError, IndexError):  # it is called in another way
+            continue
+    return _same_shape_copy(cell, key, seen)
+
+
+def _copy_of(source: Layer, cell: Layer, key: str, seen: Seen) -> tuple[Change, nn.Module, nn.Module]:
+    """A copy of one module to run behind another: it is the identity by zeros, or else behind a gate."""
     for gated in (False, True):
         change = Change("copy", cell.name, "kept", key, gated=gated, of=source.name)
-        made = change.new_module(model)
+        made = change.new_module(cell.structure.model)
         assert made is not None
-        if gated or zero_until(_in_order(made, seen), lambda made=made: _distance(made, seen)):
-            return change, made, source.module
-    raise AssertionError
-
-
-def _copied_for(cell: Layer) -> Layer | None:
-    if cell.prunable:  # it keeps shapes
-        return cell
-    fitting = [c for c in cell.structure.cells if c.keeps_shape and c.shape == cell.shape]
-    return fitting[0] if isinstance(cell, Cell) and fitting else None
+        if zero_until(_in_order(made, seen), lambda made=made: _distance(made, seen)):
+            break
+    return change, made, source.module
 
 
 def _same_shape_copy(cell: Layer, key: str, seen: Seen) -> tuple[Change, nn.Module, nn.Module] | None:

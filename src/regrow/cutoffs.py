@@ -28,6 +28,8 @@ min_size=None, max_size=None, protect=(), batches=1, kind=None)
     value: float
 
     def __post_init__(self) -> None:
+        if isinstance(self.value, bool) or not isinstance(self.value, (int, float)):
+            raise TypeError(f"a threshold is a finite number, not {self.value!r}.")
         if not math.isfinite(self.value):
             raise ValueError(f"a threshold is a finite number, not {self.value!r}.")
 

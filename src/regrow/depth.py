@@ -14,9 +14,10 @@ from .branches import Branch, Built
 from .copies import branch_beside, follower_of, identity_copy
 from .edit import Edit
 from .errors import NotPermissible
-from .flips import alive_parameters
+from .flips import alive_parameters, mask_write
 from .folding import plan_fold, producer_of
 from .following import plan_groups, plan_structure
+from .masks import mask_of, masked, place_of
 from .numbering import plan_numbers
 from .observing import Seen, hooked, observed
 from .starts import TOLERANCE, relative_distance
@@ -99,6 +100,7 @@ class _Surgery:
         self.sources: dict[nn.Parameter, nn.Parameter] = {}  # of new parameters, whose group they enter
         self.before = (alive_parameters(structure), structure.flops())
         self.parameters = list(self.model.parameters())
+        self.masks = {p: (module, mask_of(module, attribute)) for module, attribute, p in masked(self.model)}
         if optimizer is not None:
             held = {p for group in optimizer.param_groups for p in group["params"]}
             if held.isdisjoint(self.parameters):
@@ -131,9 +133,8 @@ class _Surgery:
         else:
             with hooked(layer.module, skip):
                 expected = self._outputs()
-        ways = [
-            Change("remove", layer.name, how, length=length, given_more=more) for how in self._ways(layer.name, "place")
-        ]
+        change = Change("remove", layer.name, "place", length=length, given_more=more, passed=layer.passed)
+        ways = [dataclasses.replace(change, how=how) for how in self._ways(layer.name, "place")]
         self._first_that_fits(ways, None, expected)
 
     def follow(self, layer: Layer, followers: Sequence[str], norm: bool, seed: int) -> None:
@@ -238,6 +239,14 @@ class _Surgery:
             plan_numbers(attempt, self.model, holder, before, list(parent.children()), units)
             attempt.run()
 
+    def _plan_masks(self) -> None:
+        """A weight that two modules share keeps its mask when the one leaves that the mask is kept by."""
+        stay = set(self.model.modules())
+        orphans = {parameter: mask for parameter, (module, mask) in self.masks.items() if module not in stay}
+        for name, parameter in self.model.named_parameters():
+            if parameter in orphans:
+                self.writes.planned.append(mask_write(*place_of(self.model, name), orphans[parameter]))
+
     def _seen(self, module: nn.Module) -> Seen:
         return observed(module, self._outputs)
 
@@ -251,6 +260,7 @@ class _Surgery:
         plan_history(self.writes, self.model, self.changes)
         if self.optimizer is not None:
             plan_groups(self.writes, self.optimizer, self.parameters, list(self.model.parameters()), self.sources)
+        self._plan_masks()
         self.writes.run()
         plan_structure(self.writes, self.structure)
         self.writes.run()

@@ -31,9 +31,12 @@ from .transaction import Transaction, Write
 class Past(Protocol):
     """What an edited tensor and its followers were."""
 
-    @property
-    def sizes(self) -> Mapping[int, int]:
-        """The present size of each dimension that was edited."""
+    def check(self, name: str, tensor: Tensor) -> None:
+        """Whether a tensor still is as the edit left it.
+
+        Raises:
+            NotPermissible: It isn't.
+        """
         ...
 
     def before(self, tensor: Tensor) -> Tensor:
@@ -57,9 +60,8 @@ class _Mapped:
     left: dict[str, Tensor]
     written: Tensor | None = None
 
-    @property
-    def sizes(self) -> dict[int, int]:
-        return {dim: len(place.take) for dim, place in self.maps.items()}
+    def check(self, name: str, tensor: Tensor) -> None:
+        check_sizes(name, tensor, {dim: len(place.take) for dim, place in self.maps.items()})
 
     def follower_before(self, follower: Follower) -> Tensor:
         return unmapped(follower.tensor, self.maps, self.left.get(follower.key))
@@ -134,7 +136,7 @@ class Edit:
         """
         self._check_newest("undone")
         for name, past in self._past.items():
-            _check_sizes(name, self.structure.tensor(name), past.sizes)
+            past.check(name, self.structure.tensor(name))
         with Transaction() as writes:
             writes.planned += [write.reversed() for write in reversed(self._bookkeeping)]
             writes.run()
@@ -273,10 +275,15 @@ def apply(
 def _check_unchanged(maps: Mapping[Axis, np.ndarray]) -> None:
     for axis in maps:
         for entry in axis.entries:
-            _check_sizes(entry.name, entry.tensor, {entry.dim: len(entry.unit_of)})
+            check_sizes(entry.name, entry.tensor, {entry.dim: len(entry.unit_of)})
 
 
-def _check_sizes(name: str, tensor: Tensor, sizes: Mapping[int, int]) -> None:
+def check_sizes(name: str, tensor: Tensor, sizes: Mapping[int, int]) -> None:
+    """Whether a tensor has the sizes that are known of some of its dimensions.
+
+    Raises:
+        NotPermissible: It hasn't.
+    """
     for dim, known in sizes.items():
         if tensor.shape[dim] != known:
             raise NotPermissible(

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .carry import MASK, Follower, check_holds, followers, kept_masks, plan_resets, resets, warn_of_reset
-from .edit import Edit
-from .masks import hold_masks, mask_of, masks_on
+from .edit import Edit, check_sizes
+from .errors import NotPermissible
+from .masks import hold_masks, mask_of, set_mask
 from .structure import Structure
 from .structure.example import named_tensors
 from .structure.weights import Weights
@@ -41,26 +42,40 @@ class _Flipped:
     """What single entries of a tensor and of its followers were.
 
     Args:
-        shape: Of the tensor.
-        where: The entries, as flat indices.
+        weights: Of the tensor.
+        flip: The entries.
         old: Their values; of the tensor under "", of a follower under its key.
+        mask: The tensor's mask since then; None where all are on.
     """
 
-    shape: torch.Size
-    where: Tensor
+    weights: Weights
+    flip: Flips
     old: dict[str, Tensor]
+    mask: Tensor | None
 
     @property
-    def sizes(self) -> dict[int, int]:
-        return dict(enumerate(self.shape))
+    def where(self) -> Tensor:
+        return self.flip.all
+
+    def check(self, name: str, tensor: Tensor) -> None:
+        mask = torch.ones_like(tensor, dtype=torch.bool) if self.mask is None else self.mask
+        check_sizes(name, tensor, dict(enumerate(mask.shape)))
+        if not torch.equal(mask.to(tensor.device), self.weights.mask):
+            raise NotPermissible(f"the mask of {name} was changed elsewhere; it can't be undone from here.")
 
     def before(self, tensor: Tensor) -> Tensor:
         return _put(tensor.detach().clone(), self.where, self.old[""])
 
     def follower_before(self, follower: Follower) -> Tensor:
-        if follower.key not in self.old:
+        if follower.key in ("grad", MASK) or follower.tensor.shape != self.weights.tensor.shape:
             return follower.tensor
-        return _put(follower.tensor.clone(), self.where, self.old[follower.key])
+        state = follower.tensor.clone()
+        if follower.key in self.old:
+            return _put(state, self.where, self.old[follower.key])
+        if follower.divides and len(self.flip.off):  # the optimizer has had this state only since then
+            _put(state, self.flip.off, _mean_of_others(self.weights, self.flip, state))
+            return _put(state, self.flip.on, 0.0)
+        return _put(state, self.where, 0.0)
 
 
 def at(tensor: Tensor, where: Tensor) -> Tensor:
@@ -113,20 +128,23 @@ def apply_flips(
     Raises:
         ValueError: The optimizer is another model's.
     """
+    flips = {weights: _leaving_rows(weights, flip) for weights, flip in flips.items()}
     tensors = {weights.name: weights.tensor for weights in flips}
     if optimizer is not None:
         check_holds(optimizer, tensors.values())
     unable = {} if optimizer is None else resets(optimizer, set(tensors.values()))
     edit = _describe(structure, flips, optimizer, action, method)
-    kept = kept_masks(structure.model)
+    kept, masks = kept_masks(structure.model), list[Write]()
     with Transaction() as writes:
         for weights, flip in flips.items():
             following = [f for f in followers(weights.tensor, optimizer, kept) if f.key != MASK]
-            edit._past[weights.name] = _plan(writes, weights, flip, following)
+            new = _mask_write(weights, flip)
+            masks.append(new)
+            old = _plan(writes, weights, flip, following)
+            edit._past[weights.name] = _Flipped(weights, flip, old, new.new)
         writes.run()
         done = len(writes.done)
-        for weights, flip in flips.items():
-            writes.planned.append(_mask_write(weights, flip))
+        writes.planned += masks
         if optimizer is not None:
             plan_resets(writes, optimizer, unable)
         writes.run()
@@ -138,8 +156,22 @@ def apply_flips(
     return edit
 
 
-def _plan(writes: Transaction, weights: Weights, flip: Flips, following: list[Follower]) -> _Flipped:
-    """Plan the writes of one tensor and its followers; returns what undoing them takes."""
+def _leaving_rows(weights: Weights, flip: Flips) -> Flips:
+    """Where rows are divided by their norms, a row that would lose all of its weights keeps the largest."""
+    dim = weights.normed if len(flip.off) else None
+    if dim is None:
+        return flip
+    on = weights.mask
+    after = _put(_put(on.clone(), flip.off, False), flip.on, True)
+    flat = torch.arange(weights.size, device=on.device).reshape(on.shape).movedim(dim, 0).flatten(1)
+    emptied = on.flatten()[flat].any(1) & ~after.flatten()[flat].any(1)
+    values = weights.tensor.detach().abs().masked_fill(~on, -1.0).flatten()[flat]
+    stay = flat.gather(1, values.argmax(1, keepdim=True)).squeeze(1)[emptied]
+    return flip._replace(off=flip.off[~torch.isin(flip.off, stay)])
+
+
+def _plan(writes: Transaction, weights: Weights, flip: Flips, following: list[Follower]) -> dict[str, Tensor]:
+    """Plan the writes of one tensor and its followers; returns the old values of each, the tensor's under ""."""
     tensor, where = weights.tensor, flip.all
     old = {"": at(tensor.detach(), where)}
     for follower in (f for f in following if f.key != "grad" and f.tensor.shape == tensor.shape):
@@ -149,7 +181,7 @@ def _plan(writes: Transaction, weights: Weights, flip: Flips, following: list[Fo
             begin = _mean_of_others(weights, flip, follower.tensor)
             writes.planned.append(_values(follower.tensor, flip.on, begin, at(follower.tensor, flip.on)))
     writes.planned.append(_values(tensor.detach(), where, 0.0, old[""]))
-    return _Flipped(tensor.shape, where, old)
+    return old
 
 
 def _mean_of_others(weights: Weights, flip: Flips, state: Tensor) -> float:
@@ -169,17 +201,14 @@ def _values(tensor: Tensor, where: Tensor, new: float, old: Tensor) -> Write:
 
 def _mask_write(weights: Weights, flip: Flips) -> Write:
     """Sets the mask of a tensor, or takes it away where all weights are on."""
-    store, attribute = masks_on(weights.owner), weights.attribute
     mask = _put(_put(weights.mask, flip.off, False), flip.on, True)
-
-    def write(value: Tensor | None) -> None:
-        if value is None:
-            store.pop(attribute, None)
-        else:
-            store[attribute] = value
-
     full = weights.alive - len(flip.off) + len(flip.on) == weights.size
-    return Write(write, None if full else mask, mask_of(weights.owner, attribute))
+    return mask_write(weights.owner, weights.attribute, None if full else mask)
+
+
+def mask_write(owner: nn.Module, attribute: str, mask: Tensor | None) -> Write:
+    """Gives a parameter another mask, or none."""
+    return Write(lambda value: set_mask(owner, attribute, value), mask, mask_of(owner, attribute))
 
 
 def _describe(

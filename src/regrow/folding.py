@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from .carry import followers
 from .errors import NotPermissible
+from .flips import mask_write
 from .starts import TOLERANCE, relative_distance
 from .structure import Layer
 from .structure.spans import Span, record
@@ -57,6 +58,7 @@ def plan_fold(
         NotPermissible: The layer scales and shifts no channels, and isn't linear behind a linear one.
     """
     scaling = _scaling(layer, args, kwargs)
+    parameter: Any = getattr(producer, "weight", None)
     if scaling is not None:
         folded = _scaled(layer, producer, *scaling)
     elif _is_linear(layer.module) and type(producer) in (nn.Linear, nn.Conv2d, nn.Conv1d):
@@ -66,11 +68,15 @@ def plan_fold(
             f"{layer.name} can't be folded: it neither scales and shifts channels nor is linear behind a linear layer."
         )
     weight, bias = folded
-    parameter: Any = producer.weight
-    for follower in followers(parameter, optimizer, {}):
-        if follower.key != "grad" and follower.tensor.shape != weight.shape:
-            follower.plan(writes, torch.zeros_like(weight))
-    same = weight.shape == parameter.shape
+    same = scaling is not None
+    if not same:  # other weights, which have no past
+        for tensor, new_values in ((parameter, weight), (producer.bias, bias)):
+            for follower in followers(tensor, optimizer, {}) if isinstance(tensor, Tensor) else ():
+                if follower.key != "grad":
+                    sizes = zip(follower.tensor.shape, tensor.shape, new_values.shape, strict=True)
+                    shape = [new if one == old else 1 for one, old, new in sizes]
+                    follower.plan(writes, follower.tensor.new_zeros(shape))
+        writes.planned.append(mask_write(producer, "weight", None))
     writes.tensor(parameter, weight, parameter.grad if same else None)
     held: Any = producer.bias
     new = nn.Parameter(bias) if held is None else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from .structure import Structure, analyze
+from .structure import Axis, Structure, Weights, analyze
 from .transaction import Transaction, Write
 
 
@@ -58,17 +59,38 @@ def plan_structure(writes: Transaction, structure: Structure) -> None:
     """Analyse the model as it is now; axes and weights that are still there stay the same objects."""
     args, kwargs = structure._example
     new = analyze(structure.model, args=args, kwargs=kwargs, grow_outputs=structure._opened)
-    for kind in ("axes", "weights"):
-        known = {part.name: part for part in getattr(structure, kind)}
+    for kind, places in (("axes", _places_of_axis), ("weights", _places_of_weights)):
         kept = []
-        for part in getattr(new, kind):
-            old = known.get(part.name, part)
+        for part, old in _matched(getattr(structure, kind), getattr(new, kind), places):
             writes.planned.append(_contents(old, dict(vars(part), structure=structure)))
             kept.append(old)
         setattr(new, kind, tuple(kept))
     structure._found_depth = None
     kept = {"edits": structure.edits, "_depth_before": structure._depth_before}
     writes.planned.append(_contents(structure, vars(new) | kept))
+
+
+def _matched(
+    known: Sequence[Any], found: Sequence[Any], places: Callable[[Any], Iterable[Hashable]]
+) -> Iterator[tuple[Any, Any]]:
+    """What was found, each with the known one that has most places in common with it, or else with itself.
+
+    Names don't tell: those of a list's items are numbers, which change when one leaves.
+    """
+    left = {place: part for part in known for place in places(part)}
+    for part in found:
+        shared = Counter(left[place] for place in places(part) if place in left)
+        old = shared.most_common(1)[0][0] if shared else part
+        left = {place: other for place, other in left.items() if other is not old}
+        yield part, old
+
+
+def _places_of_axis(axis: Axis) -> list[Hashable]:
+    return [(id(entry.tensor), entry.dim) for entry in axis.entries]
+
+
+def _places_of_weights(weights: Weights) -> list[Hashable]:
+    return [id(weights.tensor)]
 
 
 def _contents(target: Any, contents: dict[str, Any]) -> Write:

@@ -62,19 +62,20 @@ def _plan_counts(
 ) -> None:
     """Integers that count the items: of the module that holds the list, and of a configuration that the model has.
 
-    Of a configuration those count from which a model is built that differs in the list, and nowhere else.
+    Of a configuration those count from which a model is built that differs in the list, and nowhere else. An encoder or
+    a decoder may have a configuration of its own beside the model's.
     """
     owner = model.get_submodule(path.rpartition(".")[0])
     for attribute in _equal_to(owner, len(before)):
         if (id(owner), attribute) not in units:
             writes.attribute(owner, attribute, len(after))
+    known: set[int] = set()
     for module, inner in _with_configuration(model, path):
         held = vars(module)["config"]
-        changes = _counting(module, held, inner, before, after)
-        for attribute, value in changes.items():
-            writes.item(vars(held), attribute, value)
-        if changes:
-            return
+        if id(held) not in known:
+            for attribute, value in _counting(module, held, inner, before, after).items():
+                writes.item(vars(held), attribute, value)
+                known.add(id(held))
 
 
 def _with_configuration(model: nn.Module, path: str) -> Iterator[tuple[nn.Module, str]]:

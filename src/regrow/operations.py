@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .amounts import Amount, Limits, Target, axes_of, to_grow, to_prune
+from .arguments import check_arguments
+from .carry import Masks, kept_masks
 from .depth_operations import LayerTarget, grow_depth, is_depth, prune_depth
 from .edit import Edit, apply
 from .errors import NothingToDo, NotPermissible
@@ -132,7 +134,7 @@ def grow_(
     values = {axis: each.fresh for axis, each in grown.items()}
     paces = _paces(grown, lr_factor, optimizer, method)
     copies = {axis: each.copies for axis, each in grown.items() if each.copies}
-    changed = _changed(grown)
+    changed = _changed(grown, kept_masks(structure.model))
     grow = partial(apply, structure, maps, values, optimizer, "grow", method.name, paces=paces, copies=copies)
     if not recalibrates:
         return grow(changed)
@@ -307,8 +309,8 @@ def _paces(
     return paces
 
 
-def _changed(grown: Mapping[Axis, Grown]) -> dict[str, Tensor]:
-    """The tensors in which old units change, as they will be."""
+def _changed(grown: Mapping[Axis, Grown], masks: Masks) -> dict[str, Tensor]:
+    """The tensors in which old units change, as they will be; single weights that are off stay so."""
     changed: dict[str, Tensor] = {}
     for each in grown.values():
         for entry, rows in each.old.items():
@@ -316,6 +318,11 @@ def _changed(grown: Mapping[Axis, Grown]) -> dict[str, Tensor]:
     for axis, each in grown.items():
         for entry in axis.with_role("in") if each.copies else ():
             changed[entry.name] = halved(entry, changed.get(entry.name, entry.tensor.detach()), each.copies)
+    structure = next(iter(grown)).structure
+    for name in changed if masks else ():
+        store, attribute = masks.get(structure.tensor(name), ({}, ""))
+        if attribute in store:
+            changed[name] = changed[name] * store[attribute]
     return changed
 
 
@@ -334,11 +341,4 @@ def _scores(method: Any, axis: Axis, seen: Mapping[str, Any]) -> Tensor:
 def _check(method: Any, part: str, action: str, optimizer: Any, generator: Any, loss: Any, batches: Any) -> None:
     if not callable(getattr(method, part, None)) or isinstance(method, type):
         raise TypeError(f"{method!r} can't {action}; a method with {part}() can: {', '.join(list_methods(part))}.")
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer is a torch.optim.Optimizer, not {type(optimizer).__name__}.")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator is a torch.Generator, not {generator!r}.")
-    if loss is not None and not callable(loss):
-        raise TypeError("loss is a callable without arguments that returns a scalar tensor.")
-    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
-        raise ValueError(f"batches is a positive integer, not {batches!r}.")
+    check_arguments(optimizer, generator, loss, batches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_type_hints
 
 from torch import nn
@@ -48,16 +48,31 @@ def _made(kind: type, held: Any) -> Any:
     for name, value in held.items():
         if name not in types:
             raise ValueError(f"a change of the module tree has no {name!r}.")
-        given[name] = _made(Branch, value) if name == "branch" else value
+        if name in _READ:
+            given[name] = _READ[name](value)
+            continue
+        given[name] = value
         allowed = _literals(types[name])
         if allowed and value not in allowed:
             raise ValueError(f"{name} of a change of the module tree is none of {', '.join(map(repr, allowed))}.")
-        if not allowed and name != "branch" and type(value) is not types[name]:
+        if not allowed and type(value) is not types[name]:
             raise ValueError(f"{name} of a change of the module tree is no {types[name].__name__}: {value!r}.")
     try:
         return kind(**given)
     except TypeError as error:
         raise ValueError(f"a change of the module tree is damaged: {error}") from error
+
+
+def _passed(held: Any) -> tuple[tuple[int, int | str], ...]:
+    pairs = held if isinstance(held, list) and len(held) <= MOST_CHANGES else [held]
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2 or type(pair[0]) is not int or type(pair[1]) not in (int, str):
+            raise ValueError(f"passed of a change of the module tree is no pair of a place and an argument: {pair!r}.")
+    return tuple((place, argument) for place, argument in pairs)
+
+
+#: How what is no plain value is read.
+_READ: dict[str, Callable[[Any], Any]] = {"branch": lambda held: _made(Branch, held), "passed": _passed}
 
 
 def _literals(kind: Any) -> tuple[str, ...]:

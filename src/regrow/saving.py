@@ -18,7 +18,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from .masks import mask_of, masked, masks_on
+from .masks import mask_of, masked, place_of, set_mask
 from .packing import packed, unpacked
 from .replaying import as_json, from_json, replay
 from .structure.declared import outdated_sizes
@@ -94,9 +94,10 @@ def load(folder: str | Path, fresh_model: M) -> M:
         with torch.no_grad():
             for name, tensor in named_tensors(fresh_model).items():
                 tensor.copy_(tensors[name])
+        for module, attribute, _ in list(masked(fresh_model)):
+            set_mask(module, attribute, None)
         for name, mask in masks.items():
-            owner, _, attribute = name.rpartition(".")
-            masks_on(fresh_model.get_submodule(owner))[attribute] = mask.to(named_tensors(fresh_model)[name].device)
+            set_mask(*place_of(fresh_model, name), mask.to(named_tensors(fresh_model)[name].device))
     return fresh_model
 
 
@@ -132,10 +133,10 @@ def _sizes(module: nn.Module) -> dict[str, int]:
 def _masks(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The masks of a model's parameters by name."""
     names = {parameter: name for name, parameter in model.named_parameters()}
-    for module, attribute in masked(model):
+    for module, attribute, parameter in masked(model):
         mask = mask_of(module, attribute)
         assert mask is not None
-        yield names[getattr(module, attribute)], mask
+        yield names[parameter], mask
 
 
 def _unpacked(shape: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], path: Path) -> dict[str, Tensor]:

@@ -80,8 +80,13 @@ class Shaper:
         if has_paces(optimizer):
             attach(optimizer)
         self._targets = {action.place: self._matching(action) for action, _ in plan.entries()}
+        for action, _ in plan.entries():
+            self._check_protect(action)
         self._training = [(a, last) for a, last in plan.entries() if any(hasattr(a.method, p) for p in _parts_of(a))]
         self._gradients: dict[Tensor, Tensor] = {}  # of single weights, of the step at which they are looked at
+        self._without = False  # whether some of these have none
+        self._late: list[int] = []  # steps at which they were to be looked at, but the optimizer took none
+        self._analysis = self.structure.analysis
         if any(masked(model)) or any(action.kind == "weight" for action, _ in plan.entries()):
             hold_masks(model, optimizer)
             watch(optimizer, self._watch)
@@ -108,16 +113,30 @@ class Shaper:
         if not found:
             names = ", ".join(part.name for part in self.structure.select(kind=action.kind)) or "none"
             raise ValueError(f"where={action.where!r} matches no {action.kind}s; there are: {names}.")
+        if isinstance(action.amount, Mapping):
+            return list(named(action.amount, found))
         return found
+
+    def _check_protect(self, action: Action) -> None:
+        for pattern in action.protect if action.kind in WHOLE else ():
+            if not any(part.is_called(pattern) for part in self.structure.select(kind=action.kind)):
+                raise ValueError(f"protect={pattern!r} matches no {action.kind}s.")
 
     def _watch(self) -> None:
         """Keep gradients, before masks hide some, of weights that the coming call of :meth:`step` will look at."""
-        self._gradients = {}
-        for action in self.plan.due(self.steps + 1):
-            if action.kind == "weight" and getattr(action.method, "sees_gradients", ()):
-                for weights in self._targets[action.place]:
-                    if weights.tensor.grad is not None:
-                        self._gradients[weights.tensor] = weights.tensor.grad.clone()
+        self._gradients, self._without = {}, False
+        self._rematch()
+        for action in self._due_at(self.steps + 1):
+            for weights in self._targets[action.place] if _sees_gradients(action) else ():
+                gradient = weights.tensor.grad
+                self._without |= gradient is None
+                if gradient is not None and bool(gradient.isfinite().all()):  # else a scaler will skip the step
+                    self._gradients[weights.tensor] = gradient.clone()
+
+    def _due_at(self, step: int) -> list[Action]:
+        """What the plan has due at a step, behind what has waited for gradients until then."""
+        waiting = [action for late in self._late for action in self.plan.due(late) if _sees_gradients(action)]
+        return [*waiting, *self.plan.due(step)]
 
     @property
     def due(self) -> bool:
@@ -152,6 +171,9 @@ class Shaper:
     def step(self, closure: Callable[[], Tensor] | None = None) -> list[Edit]:
         """Count a training step and do what the plan has due there; call it after the optimizer's step.
 
+        What looks at gradients of single weights looks at those of the step itself. If the optimizer took none, as when
+        a gradient scaler skips it, or an edit of the same step changed their shapes, that waits for the next one.
+
         Args:
             closure: Returns the loss, for methods that look at it, as in ``optimizer.step(closure)``.
 
@@ -164,9 +186,11 @@ class Shaper:
         for method, axes in self._active("project"):
             for part in _parts(method, axes):
                 method.project(part)
+        self._rematch()
         self.steps += 1
-        edits = []
-        for action in self.plan.due(self.steps):
+        edits, due = [], self._due_at(self.steps)
+        self._late = []
+        for action in due:
             if not self._targets[action.place]:
                 continue  # all of it has left the model
             if self.before_edit is not None:
@@ -177,6 +201,7 @@ class Shaper:
                 self._follow(edit)
                 if self.after_edit is not None:
                     self.after_edit(edit)
+        self._gradients, self._without = {}, False
         return edits
 
     def _perform(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit | None:
@@ -202,8 +227,12 @@ class Shaper:
         perform = _ON_WEIGHTS[type(action)]
         weights, held = self._targets[action.place], self._gradients
         look = looks(closure, action.batches, action.method)
-        if action.batches == 1 and all(each.tensor in held for each in weights):
+        fitting = all(w.tensor in held and held[w.tensor].shape == w.tensor.shape for w in weights)
+        if action.batches == 1 and fitting:
             look = lambda _: held  # noqa: E731, the step's own gradients cost nothing
+        elif closure is None and action.batches == 1 and _sees_gradients(action) and not self._without:
+            self._late = sorted({*self._late, self.steps})
+            raise NothingToDo(f"{action.method.name} waits for the gradients of the next step.")
         given = (action.method, self.optimizer, self.generator, look, action.protect)
         pattern = {"pattern": action.pattern} if isinstance(action, Rewire) else {}
         return perform(weights, action.amount, *given, **pattern)
@@ -218,7 +247,10 @@ class Shaper:
         return prune_depth(layers, action.amount, action.method, self.optimizer, *given)
 
     def _rematch(self) -> None:
-        """Look again what actions are about, in a model that has other layers now."""
+        """Look again what actions are about, where the model has been analysed again, since it has other layers."""
+        if self._analysis is self.structure.analysis:
+            return
+        self._analysis = self.structure.analysis
         actions = {action.place: action for action, _ in self.plan.entries()}
         for place, action in actions.items():
             try:
@@ -237,8 +269,7 @@ class Shaper:
 
     def _follow(self, edit: Edit) -> None:
         """Note when units came, and let methods welcome them."""
-        if edit.kind in ("layer", "cell"):
-            self._rematch()
+        self._rematch()
         if edit.kind != "unit":
             return
         for name, (before, after) in edit.sizes.items():
@@ -257,7 +288,7 @@ class Shaper:
         births = {axis.name: list(steps) for axis, steps in self._births.items()}
         memories = copy.deepcopy(self._memories)
         found = {"steps": self.steps, "generator": self.generator.get_state(), "births": births, "memories": memories}
-        return found
+        return {**found, "late": list(self._late)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the Shaper of ``state`` was; the model must have the shapes that it had there.
@@ -265,9 +296,9 @@ class Shaper:
         Raises:
             ValueError: A key is missing or unknown, or the step is no step.
         """
-        if set(state) != {"steps", "generator", "births", "memories"}:
+        if set(state) != {"steps", "generator", "births", "memories", "late"}:
             raise ValueError(
-                "a Shaper's state has the keys steps, generator, births and memories, not "
+                "a Shaper's state has the keys steps, generator, births, memories and late, not "
                 f"{', '.join(map(str, state))}."
             )
         steps = state["steps"]
@@ -276,7 +307,7 @@ class Shaper:
         self.generator.set_state(state["generator"].cpu())
         if has_paces(self.optimizer):
             attach(self.optimizer)
-        self.steps, self._memories = steps, copy.deepcopy(state["memories"])
+        self.steps, self._memories, self._late = steps, copy.deepcopy(state["memories"]), list(state["late"])
         by_name = {axis.name: axis for axis in self.structure.axes}  # of one unit there is no axis
         self._births = {by_name[name]: list(born) for name, born in state["births"].items() if name in by_name}
 
@@ -286,6 +317,10 @@ _ON_WEIGHTS: dict[type[Action], Callable[..., Edit]] = {
     Prune: prune_weights,
     Rewire: rewire_weights,
 }
+
+
+def _sees_gradients(action: Action) -> bool:
+    return action.kind == "weight" and bool(getattr(action.method, "sees_gradients", ()))
 
 
 def _parts_of(action: Action) -> tuple[str, ...]:

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .masks import set_mask
 from .starts import relative_distance
 from .structure.running import untouched
+from .surgery import given_to
 
 #: A form is taken if it needs at most this part of the dense time.
 WORTH = 0.9
@@ -61,21 +63,25 @@ def to_sparse(model: nn.Module, x: Any) -> list[Converted]:
     """
     given: dict[nn.Module, Tensor] = {}
 
-    def keep(module: nn.Module, args: tuple, returned: Tensor) -> None:
-        given.setdefault(module, args[0])
-
-    handles = [module.register_forward_hook(keep) for module in model.modules() if type(module) is nn.Linear]
-    try:
-        with untouched(model):
+    def run() -> None:
+        with untouched(model), torch.no_grad():
             model.eval()(*x if isinstance(x, tuple) else (x,))
+
+    def keep(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Tensor) -> None:
+        given.setdefault(module, given_to(args, kwargs))
+
+    linear = [m for m in model.modules() if type(m) is nn.Linear and isinstance(m._parameters.get("weight"), Tensor)]
+    handles = [module.register_forward_hook(keep, with_kwargs=True) for module in linear]
+    try:
+        run()
     finally:
         for handle in handles:
             handle.remove()
     names = {module: name for name, module in model.named_modules()}
-    return [_converted(names[module], module, data) for module, data in given.items()]
+    return [_converted(names[module], module, data, run) for module, data in given.items()]
 
 
-def _converted(name: str, module: Any, data: Tensor) -> Converted:
+def _converted(name: str, module: Any, data: Tensor, run: Callable[[], object]) -> Converted:
     weight = module.weight.detach()
     sparsity = float((weight == 0).float().mean())
     if not sparsity:
@@ -92,7 +98,14 @@ def _converted(name: str, module: Any, data: Tensor) -> Converted:
     ratio = _ratio(lambda: F.linear(data, sparse, module.bias), lambda: F.linear(data, weight, module.bias))
     if ratio > WORTH:
         return Converted(name, sparsity, "dense", ratio, f"{form} isn't faster here")
-    module.weight = nn.Parameter(sparse, requires_grad=False)
+    dense, module.weight = module.weight, nn.Parameter(sparse, requires_grad=False)
+    try:
+        run()  # torch's own fast paths read weights past the layer
+    except (RuntimeError, NotImplementedError) as error:
+        module.weight = dense
+        why = str(error).splitlines()[0]
+        return Converted(name, sparsity, "dense", ratio, f"the model doesn't run with {form} there: {why}")
+    set_mask(module, "weight", None)
     return Converted(name, sparsity, form, ratio)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from itertools import count
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -53,8 +54,8 @@ class Sparsity:
         sizes = [math.prod(shape) for shape in shapes]
         density = 1 - self.fraction
         if self.distribution == "uniform":
-            return [round(density * size) for size in sizes]
-        return [round(share * size) for share, size in zip(_erk(shapes, density), sizes, strict=True)]
+            return [max(1, round(density * size)) for size in sizes]
+        return [max(1, round(share * size)) for share, size in zip(_erk(shapes, density), sizes, strict=True)]
 
 
 def _erk(shapes: Sequence[Sequence[int]], density: float) -> list[float]:
@@ -126,7 +127,8 @@ class Pattern:
             )
         worst = torch.where(on, score.flatten()[flat], math.inf).min(1)
         best = torch.where(on, -math.inf, promise.flatten()[flat]).max(1)
-        groups = lowest(-torch.where(on.any(1) & ~on.all(1), best.values, -math.inf), min(number, len(flat)))
+        movable = on.any(1) & ~on.all(1)
+        groups = lowest(-torch.where(movable, best.values, -math.inf), min(number, int(movable.sum())))
         off, came = flat[groups, worst.indices[groups]], flat[groups, best.indices[groups]]
         return Flips(off.sort().values, came.sort().values)
 
@@ -139,17 +141,21 @@ WeightAmount = int | float | Mapping[str, int | float] | Sparsity | Pattern | Th
 ByWeight = Mapping[Weights, Tensor]
 
 
-def check_weight_amount(amount: object) -> None:
-    """An amount of single weights.
+def check_weight_amount(amount: Any, growing: bool = False) -> None:
+    """An amount of single weights to turn off, or on.
 
     Raises:
         TypeError, ValueError: It is none.
     """
     if isinstance(amount, Mapping):
         for value in amount.values():
-            check_weight_amount(value)
+            check_weight_amount(value, growing)
+    elif growing and isinstance(amount, (Pattern, Threshold)):
+        raise TypeError(f"{amount} is an amount to prune; weights grow by a number, a fraction or a Sparsity.")
     elif not isinstance(amount, (Sparsity, Pattern, Threshold)):
         units_of(amount, 1)
+        if not growing:
+            check_fraction(amount)
 
 
 def check_moving(fraction: object) -> None:
@@ -191,6 +197,8 @@ def to_turn_off(amount: WeightAmount, scores: ByWeight) -> dict[Weights, Tensor]
         if number >= alive:
             raise NotPermissible(f"asked to prune {number:,} of the {alive:,} weights that are on; some must stay.")
         after = {w: on[w] & ~gone for w, gone in picked(number, on, scores, largest=False).items()}
+    if not any(bool(mask.any()) for mask in after.values()):
+        raise NotPermissible(f"{amount} would leave none of the {_count(on):,} weights that are on; some must stay.")
     return {w: mask for w, mask in after.items() if not torch.equal(mask, on[w])}
 
 
@@ -201,6 +209,7 @@ def to_turn_on(amount: WeightAmount, scores: ByWeight) -> dict[Weights, Tensor]:
         NotPermissible: More are asked for than are off.
         TypeError, ValueError: As :func:`to_turn_off`.
     """
+    check_weight_amount(amount, growing=True)
     off = {weights: ~weights.mask for weights in scores}
     if isinstance(amount, Mapping):
         parts = [to_turn_on(value, {weights: scores[weights]}) for weights, value in _named(amount, scores).items()]
@@ -240,7 +249,8 @@ def rewired(
         promise[on] = -math.inf
         promise[low] = at(promises[weights], low)
         came = lowest(promise.neg_(), number)
-        off, entered = _apart(low, came), _apart(came, low)
+        stayed = at(weights.mask, came)
+        off, entered = _apart(low, came[stayed]), came[~stayed]
         if len(entered):
             found[weights] = Flips(off, entered)
     return found
@@ -257,26 +267,40 @@ def _apart(some: Tensor, others: Tensor) -> Tensor:
 def lowest(values: Tensor, number: int) -> Tensor:
     """The indices of the ``number`` lowest values, in order; of equal ones the first.
 
-    Of many values a sample tells above which none can be among them: what is below is ranked.
+    Of many values a sample tells which are surely among them and which surely aren't: what is between is ranked.
 
     >>> lowest(torch.tensor([3.0, 1.0, 2.0, 1.0]), 2)
     tensor([1, 3])
     """
     if not number:
         return torch.zeros(0, dtype=torch.long, device=values.device)
-    among = None
-    if len(values) > _MANY and 4 * number < len(values):
-        sample = values[:: len(values) // _SAMPLE].float()
-        cut = sample.kthvalue(min(len(sample), 2 + int(1.3 * number / len(values) * len(sample)))).values
-        below = (values <= cut).nonzero().squeeze(1)
-        among = below if len(below) >= number else None
-    left = values.float() if among is None else values[among].float()
-    cut = left.kthvalue(number).values
-    chosen = left < cut
-    ties = (left == cut).nonzero().squeeze(1)[: number - int(chosen.sum())]
-    chosen[ties] = True
-    indices = chosen.nonzero().squeeze(1)
-    return indices if among is None else among[indices]
+    low, high = _bracket(values, number) if len(values) > _MANY else (-math.inf, math.inf)
+    chosen = values < low
+    left_over = number - int(chosen.sum())
+    between = ((values <= high) ^ chosen).nonzero().squeeze(1)
+    if not 0 < left_over <= len(between):  # the sample was misleading
+        chosen, left_over = torch.zeros_like(chosen), number
+        between = torch.arange(len(values), device=values.device)
+    chosen[between[_ranked_lowest(values[between], left_over)]] = True
+    return chosen.nonzero().squeeze(1)
+
+
+def _bracket(values: Tensor, number: int) -> tuple[float, float]:
+    """Two values between which the ``number``-th lowest almost surely is, by the ranks in a sample."""
+    step = next(s for s in count(len(values) // _SAMPLE) if math.gcd(s, len(values)) == 1)  # not one place of a kernel
+    sample = values[::step].sort().values
+    share, many = number / len(values), len(sample)
+    rank, slack = share * many, 2 + 4 * math.sqrt(share * (1 - share) * many)  # four standard deviations
+    low = float(sample[int(rank - slack)]) if rank >= slack else -math.inf
+    return low, float(sample[int(rank + slack)]) if rank + slack < many else math.inf
+
+
+def _ranked_lowest(values: Tensor, number: int) -> Tensor:
+    values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    cut = values.kthvalue(number).values
+    below = values < cut
+    ties = (values == cut).nonzero().squeeze(1)[: number - int(below.sum())]
+    return torch.cat([below.nonzero().squeeze(1), ties])
 
 
 #: More values than this are sampled first, by so many of them.
@@ -289,7 +313,7 @@ def picked(number: int, among: ByWeight, scores: ByWeight, largest: bool) -> dic
     if not number:
         return found
     sign = -1.0 if largest else 1.0
-    ranked = torch.cat([sign * scores[w][mask].float().cpu() for w, mask in among.items()])
+    ranked = torch.cat([sign * scores[w][mask].cpu() for w, mask in among.items()])
     chosen = torch.zeros(len(ranked), dtype=torch.bool)
     chosen[lowest(ranked, number)] = True
     for (weights, mask), part in zip(among.items(), chosen.split([int(m.sum()) for m in among.values()]), strict=True):

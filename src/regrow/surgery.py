@@ -30,14 +30,17 @@ How = Literal["list", "sequential", "place", "kept"]
 class Passing(nn.Module):
     """Hands on the first tensor that it is given, as whatever the layer returned whose place it took."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, passed: tuple[tuple[int, int | str], ...] = ()) -> None:
         super().__init__()
-        self.length = length
+        self.length, self.passed = length, dict(passed)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The tensor, or a tuple of it and of as many None as there were."""
+        """The tensor, or a tuple of it, of the arguments that are handed on, and None for the rest."""
         first = given_to(args, kwargs)
-        return (first, *[None] * (self.length - 1)) if self.length else first
+        if not self.length:
+            return first
+        given = {**dict(enumerate(args)), **kwargs}
+        return (first, *(given.get(self.passed.get(place, "")) for place in range(1, self.length)))
 
 
 class Kept(nn.ModuleList):
@@ -58,6 +61,7 @@ class Change:
         how: Where it leaves or enters.
         key: In a ``Sequential``, the name that enters.
         length: Of the tuple that a module returned whose place was taken; 0 for a tensor.
+        passed: Of that tuple, which places are arguments as they were given, and which ones, by position or name.
         given_more: Whether that module was given more than one tensor.
         gated: Whether what enters starts behind a gate that is closed.
         branch: What enters, if it isn't a copy.
@@ -75,6 +79,7 @@ class Change:
     of: str = ""
     unstrided: bool = False
     given_more: bool = False
+    passed: tuple[tuple[int, int | str], ...] = ()
 
     def new_module(self, model: nn.Module) -> nn.Module | None:
         """What enters, with values that are still to be set."""
@@ -113,7 +118,7 @@ class Change:
             return {str(number): module for number, module in enumerate(rest)}
         if self.how == "sequential":
             return {name: module for name, module in children.items() if name != key}
-        return children | {key: Passing(self.length) if self.length or self.given_more else nn.Identity()}
+        return children | {key: Passing(self.length, self.passed) if self.length or self.given_more else nn.Identity()}
 
     def _with(self, parent: nn.Module, key: str, new: nn.Module | None) -> dict[str, nn.Module | None]:
         found: dict[str, nn.Module | None] = {}

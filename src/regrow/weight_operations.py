@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .arguments import check_arguments
 from .edit import Edit
-from .errors import NothingToDo
+from .errors import NothingToDo, NotPermissible
 from .evidence.gradients import gradients
 from .flips import apply_flips, apply_masks
 from .method import list_methods
@@ -66,12 +68,31 @@ def _without(weights: Sequence[Weights], named: Tensor | Sequence[int]) -> dict[
     if len(weights) != 1:
         raise TypeError("weights can be named for a single tensor; for several give an amount and a method.")
     [one] = weights
-    flat, mask = torch.as_tensor(named, dtype=torch.long).cpu(), one.mask
-    if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < one.size:
+    mask = one.mask
+    flat = _indices_in(named, one)
+    if not flat.numel():
+        raise NothingToDo("nothing to prune: no weight was named.")
+    if not 0 <= int(flat.min()) <= int(flat.max()) < one.size:
         raise ValueError(f"{one.name} has weights 0 to {one.size - 1}, flat; there is no weight {int(flat.max())}.")
     off = torch.zeros(one.size, dtype=torch.bool)
     off[flat] = True
     return {one: mask & ~off.reshape(mask.shape).to(mask.device)}
+
+
+def _indices_in(named: Tensor | Sequence[int], weights: Weights) -> Tensor:
+    """Flat indices of weights, whichever way they are named."""
+    shape = tuple(weights.tensor.shape)
+    with contextlib.suppress(ValueError, TypeError, RuntimeError):
+        given = torch.as_tensor(named).cpu()
+        if given.dtype == torch.bool and given.shape == shape:
+            return given.flatten().nonzero().squeeze(1)
+        whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+        if given.ndim == 1 and (whole or not given.numel()):
+            return given.long()
+    raise TypeError(
+        f"weights of {weights.name} are named by flat indices, or by a bool tensor of its shape {shape} that is True "
+        f"where one goes, not by {named!r}."
+    )
 
 
 def grow_weights(
@@ -127,6 +148,9 @@ def rewire_(
     rewire
     """
     protect = (protect,) if isinstance(protect, str) else tuple(protect)
+    check_arguments(optimizer, generator, loss, batches)
+    if pattern is not None and not isinstance(pattern, Pattern):
+        raise TypeError(f"pattern is a regrow.Pattern, such as Pattern(2, 4), not {pattern!r}.")
     return rewire_weights(
         target, fraction, method, optimizer, generator, looks(loss, batches, method), protect, pattern
     )
@@ -158,10 +182,14 @@ def _chosen(target: WeightTarget, protect: Sequence[str]) -> list[Weights]:
     given = [target] if isinstance(target, Weights) else list(dict.fromkeys(target))
     if len({id(weights.structure) for weights in given}) > 1:
         raise ValueError("these weights belong to different structures; edit one structure at a time.")
+    known = set(given[0].structure.weights)
+    for weights in given:
+        if weights not in known:
+            raise NotPermissible(f"{weights.name} isn't part of its structure any more; take it from there again.")
     for pattern in protect:
         if not any(weights.is_called(pattern) for weights in given[0].structure.weights):
-            known = ", ".join(weights.name for weights in given[0].structure.weights)
-            raise ValueError(f"protect={pattern!r} matches no weights; there are {known}.")
+            names = ", ".join(weights.name for weights in given[0].structure.weights)
+            raise ValueError(f"protect={pattern!r} matches no weights; there are {names}.")
     found = [weights for weights in given if not any(weights.is_called(pattern) for pattern in protect)]
     if not found:
         raise NothingToDo("nothing to do: all these weights are protected.")

@@ -84,6 +84,7 @@ class Structure:
         self.unknown = dict(trace.unknown)
         self._flops = trace.flops
         self.edits: list[object] = []  # applied and not undone, oldest first
+        self.analysis = object()  # another one where the model was analysed again, since it has other layers
         for part in (*axes, *self.weights):
             part.structure = self
 

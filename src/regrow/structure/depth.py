@@ -31,6 +31,8 @@ class Layer:
         prunable: Whether its output can take its input's place: it is left out then.
         growable: Whether a new layer can follow it.
         activation: The operator that reads first what it puts out, without its namespace, as "relu".
+        passed: Of a tuple that it returns, which places are arguments as they were given, and which ones, by position
+            or name.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Layer:
     prunable: Verdict = YES
     growable: Verdict = YES
     activation: str = ""
+    passed: tuple[tuple[int, int | str], ...] = field(default=(), repr=False)
     structure: Structure = field(init=False, repr=False)
     kind = "layer"
 
@@ -105,11 +108,10 @@ def _layer(recording: Recording, span: Span, times: int) -> Layer:
     elif not _keeps(span):
         was = tuple(span.given.shape) if span.given is not None else "several tensors"
         prunable = Verdict(False, f"it makes {was} into {shape}")
-    elif _more_than_one(span):
-        prunable = Verdict(False, "it returns more than one tensor")
-    return Layer(
-        span.name, span.module, shape, _channels(recording, span), prunable, growable, _read_first_by(recording, span)
-    )
+    elif _more_than_one(recording, span):
+        prunable = Verdict(False, "it returns more than one tensor that others read")
+    channels, activation = _channels(recording, span), _read_first_by(recording, span)
+    return Layer(span.name, span.module, shape, channels, prunable, growable, activation, span.passed)
 
 
 def _read_first_by(recording: Recording, span: Span) -> str:
@@ -125,8 +127,10 @@ def _keeps(span: Span) -> bool:
     return given.shape == made.shape and given.dtype == made.dtype and given.is_floating_point()
 
 
-def _more_than_one(span: Span) -> bool:
-    return len({id(tensor) for tensor in span.outputs}) > 1
+def _more_than_one(recording: Recording, span: Span) -> bool:
+    """Whether later calls read more of what a module makes than its first tensor."""
+    last = recording.last_read
+    return any(made is None or last.get(made, -1) >= span.stop for made in span.others)
 
 
 #: Calls whose channels are the dimension behind the batch's.
@@ -164,7 +168,7 @@ def _cells(recording: Recording, spans: list[Span]) -> Iterator[Cell]:
             groups.setdefault(_signature(recording, span), []).append(span)
     repeated = {number: members for number, members in enumerate(groups.values()) if len(members) > 1}
     repeated = {n: once for n, members in repeated.items() if len(once := _each_once(members)) > 1}
-    kept = {n: members for n, members in repeated.items() if any(map(_keeps_alone, members))}
+    kept = {n: members for n, members in repeated.items() if any(_keeps_alone(recording, m) for m in members)}
     kept = {n: members for n, members in kept.items() if not any(_is_row(m, kept) for m in members)}
     outer = {n: members for n, members in kept.items() if not any(_inside(m, kept.values()) for m in members)}
     chosen = {n: list(members) for n, members in outer.items()}
@@ -177,7 +181,7 @@ def _cells(recording: Recording, spans: list[Span]) -> Iterator[Cell]:
     for number, span in sorted(((n, s) for n, found in chosen.items() for s in found), key=lambda pair: pair[1].start):
         layer = _layer(recording, span, 1)
         held = [getattr(layer, f.name) for f in fields(Layer) if f.init]
-        yield Cell(*held, pattern=number, keeps_shape=_keeps_alone(span))
+        yield Cell(*held, pattern=number, keeps_shape=_keeps_alone(recording, span))
 
 
 def _each_once(members: Sequence[Span]) -> list[Span]:
@@ -195,8 +199,8 @@ def _likeness(span: Span) -> str:
     return re.sub(r"\d+", "0", span.name)
 
 
-def _keeps_alone(span: Span) -> bool:
-    return _keeps(span) and not _more_than_one(span)
+def _keeps_alone(recording: Recording, span: Span) -> bool:
+    return _keeps(span) and not _more_than_one(recording, span)
 
 
 def _row(span: Span) -> str:
@@ -205,10 +209,14 @@ def _row(span: Span) -> str:
 
 
 def _is_row(span: Span, groups: Mapping[int, Sequence[Span]]) -> bool:
-    """Whether a module makes no other calls than those of two or more blocks in it."""
-    inside = [s for members in groups.values() for s in members if s is not span and _within(s, span)]
-    outer = [s for s in inside if not any(o is not s and _within(s, o) for o in inside)]
-    return len(outer) > 1 and sum(s.stop - s.start for s in outer) == span.stop - span.start
+    """Whether a module makes no other calls than those of blocks in it, of which two or more repeat each other.
+
+    Attention and a perceptron that are blocks of their own are a cell together.
+    """
+    inside = [(s, n) for n, members in groups.items() for s in members if s is not span and _within(s, span)]
+    outer = [(s, n) for s, n in inside if not any(o is not s and _within(s, o) for o, _ in inside)]
+    repeat = len({n for _, n in outer}) < len(outer)
+    return repeat and sum(s.stop - s.start for s, _ in outer) == span.stop - span.start
 
 
 def _within(span: Span, other: Span) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,9 @@ class Span:
         given_by: The call that made that one.
         returned: What it returns, as it is.
         made_by: The call that made the first of its outputs.
+        passed: Of a tuple that it returns, which places are arguments as they were given, and which ones, by position
+            or name.
+        others: The calls that made the rest of what it returns; None for what no call made.
     """
 
     module: nn.Module
@@ -37,6 +41,8 @@ class Span:
     outputs: list[Tensor] = field(default_factory=list)
     returned: Any = None
     made_by: int | None = None
+    passed: tuple[tuple[int, int | str], ...] = ()
+    others: list[int | None] = field(default_factory=list)
     given: Tensor | None = None
     given_by: int | None = None
 
@@ -100,6 +106,8 @@ class Recording(TorchDispatchMode):
                 if span.module is module:
                     span.stop, span.outputs, span.returned = len(self.steps), tensors_in(returned), returned
                     span.made_by = self._made.get(id(span.outputs[0])) if span.outputs else None
+                    parts = returned if isinstance(returned, tuple) else tuple(span.outputs)
+                    self._see_rest(span, parts, {**dict(enumerate(args)), **kwargs})
                     return
 
         handles = []
@@ -111,6 +119,19 @@ class Recording(TorchDispatchMode):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _see_rest(self, span: Span, parts: tuple, arguments: Mapping[int | str, Any]) -> None:
+        """Note what a module returns behind its first tensor."""
+        held = {id(value): key for key, value in arguments.items() if value is not None}
+        span.passed = tuple((n, held[id(value)]) for n, value in enumerate(parts) if n and id(value) in held)
+        places = {0, *(place for place, _ in span.passed)}
+        rest = [tensor for n, value in enumerate(parts) if n not in places for tensor in tensors_in(value)]
+        span.others = [self._made.get(id(tensor)) for tensor in rest]
+
+    @functools.cached_property
+    def last_read(self) -> dict[int | str, int]:
+        """By call, the last one that reads what it made."""
+        return {read: number for number, step in enumerate(self.steps) for read in step.reads}
 
 
 def record(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Recording:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..masks import alive_indices, mask_of
+from ..masks import alive_indices, mask_of, normed_dim, place_of, stored
 from ..patterns import means
 from .axis import holder
 from .roles import roles
@@ -24,7 +24,7 @@ class Weights:
 
     Args:
         name: Of the parameter.
-        owner, attribute: Where it is.
+        owner, attribute: Where it is, or is parametrised.
         inner: The dimensions along which it reads data, as 1 for a linear layer.
     """
 
@@ -38,7 +38,9 @@ class Weights:
     @property
     def tensor(self) -> nn.Parameter:
         """The parameter as it is now."""
-        return getattr(self.owner, self.attribute)
+        found = stored(self.owner, self.attribute)
+        assert found is not None
+        return found
 
     @property
     def mask(self) -> Tensor:
@@ -66,6 +68,11 @@ class Weights:
         """The fraction that is off."""
         return 1 - self.alive / self.size
 
+    @property
+    def normed(self) -> int | None:
+        """The dimension along which a parametrisation divides rows by their norms, so that none may be all zero."""
+        return normed_dim(self.owner, self.attribute)
+
     def is_called(self, pattern: str) -> bool:
         """Whether a pattern means this parameter, or the module that it belongs to."""
         return means(pattern, self.name) or means(pattern, holder(self.name))
@@ -84,7 +91,4 @@ def find_weights(model: nn.Module, trace: Trace) -> tuple[Weights, ...]:
             inner.setdefault(source.tensor, []).append(source.dim)
     names = [name for name in trace.flops.per_element if name in parameters and parameters[name].ndim > 1]
     names.sort(key=lambda name: trace.order.get(name, 0))
-    return tuple(
-        Weights(name, model.get_submodule(holder(name)), name.rpartition(".")[2], tuple(inner.get(name, (1,))))
-        for name in names
-    )
+    return tuple(Weights(name, *place_of(model, name), tuple(inner.get(name, (1,)))) for name in names)
