@@ -183,7 +183,7 @@ def test_where_the_identity_would_change_the_function_a_residual_layer_follows()
     before = trial.outputs()
     layer = trial.structure.select("blocks.0.mlp.fc1", kind="layer")[0]
     assert layer.activation == "gelu"
-    with pytest.raises(rg.NotPermissible, match="would put out something else"):
+    with pytest.raises(rg.NotPermissible, match="no activation like a ReLU"):
         rg.grow_(layer, 1, rg.Deepen("identity"), optimizer=trial.optimizer)
     assert trial.moved(before) == 0.0
     rg.grow_(layer, 1, optimizer=trial.optimizer)
@@ -387,7 +387,7 @@ def test_bad_requests_are_refused_and_nothing_changes(case: str) -> None:
     assert not trial.structure.edits
 
 
-HUGE: dict[str, Any] = {"kind": "1x1", "ins": 10**6, "outs": 10**6, "image": True}
+HUGE: dict[str, Any] = {"kind": "1x1", "ins": 10**6, "outs": 10**6, "spatial": 2}
 
 
 @pytest.mark.parametrize(

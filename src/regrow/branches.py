@@ -22,6 +22,12 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }  # fmt: skip
 
 
+#: Modules by the number of dimensions that they go over.
+_CONVOLUTIONS: Any = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS: Any = (nn.Identity, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_POOLS: Any = (nn.Identity, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+
+
 @dataclass(frozen=True)
 class Branch:
     """A module to build.
@@ -29,7 +35,7 @@ class Branch:
     Args:
         kind: Of a branch, or of a layer that follows.
         ins, outs: Channels that it reads and makes.
-        image: Whether channels are the second of four dimensions; else they are the last.
+        spatial: How many dimensions lie behind the channels, as two in images; where none do, channels are the last.
         stride: Of a branch beside a module that makes images smaller.
         activation: By its operator's name.
         norm: Whether a batch norm follows an identity.
@@ -38,15 +44,17 @@ class Branch:
     kind: Kind | Follower
     ins: int
     outs: int
-    image: bool
+    spatial: int
     stride: int = 1
     activation: str = "relu"
     norm: bool = False
 
     def build(self) -> Built:
         """The module; its values come from torch's random state, but for those that make it zero or the identity."""
-        if not self.image and self.kind in ("3x3", "depthwise", "pool"):
+        if not self.spatial and self.kind in ("3x3", "depthwise", "pool"):
             raise NotPermissible(f"a branch {self.kind!r} is for images; choose '1x1' or 'same' here.")
+        if not 0 <= self.spatial < len(_CONVOLUTIONS):
+            raise NotPermissible(f"there are no convolutions over {self.spatial} dimensions.")
         return Built(self)
 
 
@@ -62,7 +70,7 @@ class Built(nn.Module):
     def calibrate(self, data: Tensor) -> None:
         """Give a norm at the end the statistics of what it gets of these data, and the scales that undo it."""
         *inner, last = self.layers
-        if not isinstance(last, nn.BatchNorm2d):
+        if not isinstance(last, _NORMS[1:]):
             return
         for layer in inner:
             data = layer(data)
@@ -79,8 +87,8 @@ class Built(nn.Module):
 
 
 def _reading(branch: Branch, kernel: int, stride: int = 1) -> nn.Module:
-    if branch.image:
-        return nn.Conv2d(branch.ins, branch.outs, kernel, stride, padding=kernel // 2)
+    if branch.spatial:
+        return _CONVOLUTIONS[branch.spatial](branch.ins, branch.outs, kernel, stride, padding=kernel // 2)
     return nn.Linear(branch.ins, branch.outs)
 
 
@@ -107,12 +115,13 @@ def _activation(branch: Branch) -> nn.Module:
 
 
 def _identity(branch: Branch) -> list[nn.Module]:
-    norm = [nn.BatchNorm2d(branch.outs)] if branch.norm and branch.image else []
+    norm = [_NORMS[branch.spatial](branch.outs)] if branch.norm and branch.spatial else []
     return [_activation(branch), _eye(_reading(branch, 3)), *norm]
 
 
 def _depthwise(branch: Branch) -> list[nn.Module]:
-    inner = nn.Conv2d(branch.ins, branch.ins, 3, branch.stride, 1, groups=branch.ins, bias=False)
+    convolution = _CONVOLUTIONS[branch.spatial]
+    inner = convolution(branch.ins, branch.ins, 3, branch.stride, 1, groups=branch.ins, bias=False)
     return [inner, _zero(_reading(branch, 1))]
 
 
@@ -120,7 +129,7 @@ _LAYERS = {
     "1x1": lambda b: [_zero(_reading(b, 1, b.stride))],
     "3x3": lambda b: [_zero(_reading(b, 3, b.stride))],
     "depthwise": _depthwise,
-    "pool": lambda b: [nn.AvgPool2d(3, b.stride, 1, count_include_pad=False), _zero(_reading(b, 1))],
+    "pool": lambda b: [_POOLS[b.spatial](3, b.stride, 1, count_include_pad=False), _zero(_reading(b, 1))],
     "identity": _identity,
     "residual": lambda b: [_reading(b, 3), _activation(b), _zero(_reading(b, 3))],
 }

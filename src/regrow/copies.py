@@ -25,10 +25,8 @@ def identity_copy(cell: Layer, key: str, seen: Seen) -> tuple[Change, nn.Module,
 
     It copies the cell itself, or another that keeps the shapes of its output, or is made to keep them.
     """
-    if cell.prunable:  # it keeps shapes
-        return _copy_of(cell, cell, key, seen)
     fitting = [c for c in cell.structure.cells if c.keeps_shape and c.shape == cell.shape]
-    for other in fitting if isinstance(cell, Cell) else ():
+    for other in [cell] if cell.prunable else fitting if isinstance(cell, Cell) else []:
         try:
             return _copy_of(other, cell, key, seen)
         except (ValueError, TypeError, RuntimeError, IndexError):  # it is called in another way
@@ -104,15 +102,26 @@ def follower_of(layer: Layer, kind: Any, norm: bool) -> Branch:
     """
     channels = layer.shape[layer.channels]
     known = layer.activation in ACTIVATIONS
-    if kind == "identity" and not known:
-        raise NotPermissible(f"no activation reads {layer.name} first; a residual layer can follow it.")
-    image = layer.channels == 1 and len(layer.shape) == 4
-    return Branch(kind, channels, channels, image, activation=layer.activation if known else "relu", norm=norm)
+    if kind == "identity" and not (known and _is_idempotent(ACTIVATIONS[layer.activation]())):
+        raise NotPermissible(f"no activation like a ReLU reads {layer.name} first; a residual layer can follow it.")
+    spatial = _behind_channels(layer)
+    return Branch(kind, channels, channels, spatial, activation=layer.activation if known else "relu", norm=norm)
+
+
+def _is_idempotent(activation: nn.Module) -> bool:
+    """Whether φ(φ(x)) = φ(x)."""
+    once = activation(torch.linspace(-8, 8, 1001))
+    return torch.equal(activation(once), once)
 
 
 def branch_beside(layer: Layer, kind: Any, seen: Seen) -> Branch:
     """A new branch to run beside a layer or a cell."""
     given, made = given_to(seen.args, seen.kwargs), first_of(seen.returned)
-    image = layer.channels == 1 and made.ndim == 4
-    stride = given.shape[-1] // made.shape[-1] if image else 1
-    return Branch(kind, given.shape[layer.channels], made.shape[layer.channels], image, max(1, stride))
+    spatial = _behind_channels(layer)
+    stride = given.shape[-1] // made.shape[-1] if spatial else 1
+    return Branch(kind, given.shape[layer.channels], made.shape[layer.channels], spatial, max(1, stride))
+
+
+def _behind_channels(layer: Layer) -> int:
+    """How many dimensions lie behind a layer's channels."""
+    return len(layer.shape) - 1 - layer.channels if layer.channels == 1 else 0

@@ -48,7 +48,8 @@ def prune_depth(
     number = units_of(amount, len(layers))
     if number > len(able):
         reasons = "; ".join(f"{layer.name}: {layer.prunable.reason}" for layer in layers if not layer.prunable)
-        raise NotPermissible(f"asked to remove {number} of these {len(layers)}; {len(able)} can be ({reasons}).")
+        why = f" ({reasons})" if reasons else ""
+        raise NotPermissible(f"asked to remove {number} of these {len(layers)}; {len(able)} can be{why}.")
     if not callable(getattr(method, "score_layers", None)) or isinstance(method, type):
         able_methods = ", ".join(list_methods("score_layers"))
         raise TypeError(f"{method!r} has no score_layers() for layers and cells; methods that do are {able_methods}.")

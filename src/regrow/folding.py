@@ -13,6 +13,7 @@ from .errors import NotPermissible
 from .flips import mask_write
 from .starts import TOLERANCE, relative_distance
 from .structure import Layer
+from .structure.running import untouched
 from .structure.spans import Span, record
 from .surgery import first_of, given_to, with_given
 from .transaction import Transaction
@@ -44,7 +45,7 @@ def _makes(span: Span, own: Span) -> bool:
 def plan_fold(
     writes: Transaction,
     layer: Layer,
-    producer: nn.Module,
+    producer: Any,
     args: tuple,
     kwargs: dict[str, Any],
     optimizer: Optimizer | None,
@@ -68,9 +69,9 @@ def plan_fold(
             f"{layer.name} can't be folded: it neither scales and shifts channels nor is linear behind a linear layer."
         )
     weight, bias = folded
-    same = scaling is not None
+    same, held = scaling is not None, producer.bias
     if not same:  # other weights, which have no past
-        for tensor, new_values in ((parameter, weight), (producer.bias, bias)):
+        for tensor, new_values in ((parameter, weight), (held, bias)):
             for follower in followers(tensor, optimizer, {}) if isinstance(tensor, Tensor) else ():
                 if follower.key != "grad":
                     sizes = zip(follower.tensor.shape, tensor.shape, new_values.shape, strict=True)
@@ -78,7 +79,6 @@ def plan_fold(
                     follower.plan(writes, follower.tensor.new_zeros(shape))
         writes.planned.append(mask_write(producer, "weight", None))
     writes.tensor(parameter, weight, parameter.grad if same else None)
-    held: Any = producer.bias
     new = nn.Parameter(bias) if held is None else None
     if new is not None:
         writes.item(producer._parameters, "bias", new)
@@ -92,14 +92,14 @@ def plan_fold(
 
 def _scaling(layer: Layer, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
     """What the layer multiplies each channel by and adds to it in eval mode; None if it does anything else."""
-    x, training = given_to(args, kwargs), layer.module.training
+    x = given_to(args, kwargs)
 
     def made(given: Tensor) -> Tensor:
         now, rest = with_given(args, kwargs, given)
         return first_of(layer.module(*now, **rest))
 
-    layer.module.eval()
-    try:
+    with untouched(layer.module), torch.no_grad():
+        layer.module.eval()
         shift, one = made(torch.zeros_like(x)), made(torch.ones_like(x))
         if shift.shape != x.shape:
             return None
@@ -107,8 +107,6 @@ def _scaling(layer: Layer, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor,
         probe = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
         if relative_distance(made(probe), scale * probe + shift) > TOLERANCE:
             return None
-    finally:
-        layer.module.train(training)
     along = [tensor.transpose(0, layer.channels).flatten(1) for tensor in (scale, shift)]
     if any(float((rows - rows[:, :1]).abs().max()) > TOLERANCE for rows in along):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -17,7 +17,7 @@ def plan_groups(
     writes: Transaction,
     optimizer: Optimizer,
     before: Sequence[nn.Parameter],
-    after: Sequence[nn.Parameter],
+    model: nn.Module,
     sources: Mapping[nn.Parameter, nn.Parameter],
 ) -> None:
     """New parameters enter the group of what they are like; those that left leave theirs, with their state.
@@ -25,24 +25,56 @@ def plan_groups(
     A group that is in the model's order stays so: an optimizer that is built of the changed model can load its state.
 
     Args:
-        before, after: The model's parameters.
-        sources: What each new one is like.
+        before: The parameters that the model had.
+        sources: What each new one is like. Where the optimizer doesn't train that, it is the nearest that it does
+            train, of as many dimensions if there is one: a new layer of a frozen part learns.
     """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    after = list(names)
     gone = set(before) - set(after)
+    trained = {p for group in optimizer.param_groups for p in group["params"]} - gone
+    homes = {p: sources[p] if sources[p] in trained else _nearest(p, after, trained) for p in sources if p in names}
     was, order = ({p: number for number, p in enumerate(ps)} for ps in (before, after))
     for group in optimizer.param_groups:
         held = set(group["params"])
-        entering = [p for p in after if p not in held and sources.get(p) in held]
+        entering = [p for p in after if p not in held and homes.get(p) in held and p.requires_grad]
         if entering or held & gone:
             kept = [p for p in group["params"] if p not in gone]
             places = [was.get(p, -1) for p in group["params"]]
+            params = kept + entering
             if places == sorted(places) and all(p in order for p in kept):
-                writes.item(group, "params", sorted(kept + entering, key=order.__getitem__))
-            else:
-                writes.item(group, "params", kept + entering)
+                params.sort(key=order.__getitem__)
+            known = dict(zip(group["params"], group.get("param_names", ()), strict=False))
+            writes.item(group, "params", params)
+            if "param_names" in group:
+                writes.item(group, "param_names", [names.get(p, known.get(p, "")) for p in params])
     for parameter in gone:
         if parameter in optimizer.state:
             writes.planned.append(_without_state(optimizer, parameter))
+    writes.planned += [_with_state(optimizer, parameter) for parameter in homes]
+
+
+def _nearest(
+    parameter: nn.Parameter, order: Sequence[nn.Parameter], trained: Collection[nn.Parameter]
+) -> nn.Parameter | None:
+    """Of the parameters that are trained the nearest with as many dimensions, or nearly as many."""
+    places = {p: number for number, p in enumerate(order)}
+    near = [p for p in order if p in trained]
+    own = places[parameter]
+    return min(near, key=lambda p: (abs(p.ndim - parameter.ndim), abs(places[p] - own)), default=None)
+
+
+def _with_state(optimizer: Optimizer, parameter: nn.Parameter) -> Write:
+    """Taken back, a new parameter leaves with the state that it has got."""
+    held: list[Any] = []
+
+    def write(there: bool) -> None:
+        if there and held:
+            optimizer.state[parameter] = held.pop()
+        elif not there and parameter in optimizer.state:
+            held.append(optimizer.state.pop(parameter))
+
+    return Write(write, True, False)
 
 
 def _without_state(optimizer: Optimizer, parameter: nn.Parameter) -> Write:

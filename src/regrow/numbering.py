@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,15 @@ import torch
 from torch import nn
 
 from .transaction import Transaction
+
+#: What indices of layers, and counts of them, are called; other integers may be equal by chance.
+_INDEX = re.compile(r"(^|_)(idx|index|id|number)$")
+_COUNT = re.compile(r"layer|block|cell|stage|depth|^(n|num|length)$")
+
+
+def items_of(container: nn.Module) -> list[nn.Module]:
+    """The modules in a container, as often as they are."""
+    return [module for module in container._modules.values() if module is not None]
 
 
 def plan_numbers(
@@ -27,22 +37,31 @@ def plan_numbers(
         before, after: Its items.
         units: Integers that count units of an axis, and so no items: the ids of their holders, with their attributes.
     """
-    for name, attribute in _indices(before):
-        for number, item in enumerate(after):
+    for name, attribute, first in _indices(before):
+        for number, item in enumerate(after, first):
             holder = item.get_submodule(name)
             if getattr(holder, attribute, number) != number:
                 writes.attribute(holder, attribute, number)
     _plan_counts(writes, model, path, before, after, units)
 
 
-def _indices(items: Sequence[nn.Module]) -> Iterator[tuple[str, str]]:
-    """Attributes that number the items: of the item itself or a module in it, 0 in the first, 1 in the second, …"""
-    if len(items) < 2:
-        return
-    for name, module in items[0].named_modules():
+def numbered_by(items: Sequence[nn.Module]) -> list[str]:
+    """The attributes by which items know their numbers."""
+    return sorted({attribute for _, attribute, _ in _indices(items)})
+
+
+def _indices(items: Sequence[nn.Module]) -> Iterator[tuple[str, str, int]]:
+    """Attributes that number the items, with the first number: of the item itself or a module in it.
+
+    Each is one more than that of the item ahead; of a single item it is what is called an index.
+    """
+    for name, module in items[0].named_modules() if items else ():
         for attribute, value in list(vars(module).items()):
-            if type(value) is int and value == 0 and all(_at(m, name, attribute) == i for i, m in enumerate(items)):
-                yield name, attribute
+            named = bool(_INDEX.search(attribute))
+            if type(value) is not int or not (named or (value in (0, 1) and len(items) > 1)):
+                continue
+            if all(_at(item, name, attribute) == value + number for number, item in enumerate(items)):
+                yield name, attribute, value
 
 
 def _at(item: nn.Module, name: str, attribute: str) -> Any:
@@ -66,8 +85,10 @@ def _plan_counts(
     a decoder may have a configuration of its own beside the model's.
     """
     owner = model.get_submodule(path.rpartition(".")[0])
+    stem = path.rpartition(".")[2].rstrip("s")
     for attribute in _equal_to(owner, len(before)):
-        if (id(owner), attribute) not in units:
+        named = _COUNT.search(attribute) or (len(stem) > 2 and stem in attribute)
+        if named and (id(owner), attribute) not in units:
             writes.attribute(owner, attribute, len(after))
     known: set[int] = set()
     for module, inner in _with_configuration(model, path):

@@ -101,6 +101,8 @@ def grow_(
     """
     if lr_factor != 1 and (is_depth(target) or is_weights(target)):
         raise ValueError("lr_factor is for new units, not for single weights, layers or cells.")
+    if not isinstance(parallel, bool):
+        raise TypeError(f"parallel is True or False, not {parallel!r}.")
     if parallel and not is_depth(target):
         raise ValueError("parallel is for layers and cells: their new ones run behind them or beside them.")
     if is_depth(target):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_type_hints
 
 from torch import nn
 
 from .branches import Branch
-from .numbering import plan_numbers
+from .numbering import items_of, plan_numbers
 from .structure.example import named_tensors
 from .surgery import Change, plan_history
 from .transaction import Transaction
@@ -94,14 +93,14 @@ def replay(writes: Transaction, model: nn.Module, changes: Sequence[Change], ele
         holder = change.path.rpartition(".")[0]
         try:
             parent = model.get_submodule(holder)
-            before = list(parent.children())
+            before = items_of(parent)
             _check_place(change, parent)
             if change.branch is not None and change.branch.ins * change.branch.outs > most:
                 raise ValueError("it is out of all proportion")
             change.plan(writes, model, change.new_module(model))
             writes.run()
             if change.how == "list":
-                plan_numbers(writes, model, holder, before, list(parent.children()))
+                plan_numbers(writes, model, holder, before, items_of(parent))
                 writes.run()
         except Exception as error:
             raise ValueError(f"the change {change.what} at {change.path!r} doesn't fit this model: {error}") from error
@@ -117,7 +116,7 @@ def _check_place(change: Change, parent: nn.Module) -> None:
     wanted = {"list": nn.ModuleList, "sequential": nn.Sequential}.get(change.how, nn.Module)
     if not isinstance(parent, wanted):
         raise ValueError(f"the module above is no {wanted.__name__}")
-    if change.how == "sequential" and change.what == "copy" and not re.fullmatch(r"\w+", change.key):
+    if change.how == "sequential" and change.what == "copy" and (not change.key or "." in change.key):
         raise ValueError(f"{change.key!r} can't be the name of a module")
 
 

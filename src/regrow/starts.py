@@ -15,7 +15,9 @@ TOLERANCE = 1e-5
 def zero_until(parts_in_order: Sequence[Sequence[nn.Parameter]], distance: Callable[[], float]) -> bool:
     """Zero the parameters of submodules, the last first, until a distance is nothing; whether that is reached.
 
-    Those that turn out not to be needed are put back, the first in use first; all where it isn't reached.
+    Those that turn out not to be needed are put back, the first in use first; all where it isn't reached. Nothing is
+    meant to the bit where it can be had: what is nearly nothing here, as layers scaled by a millionth are, needn't be
+    so in the end.
 
     Args:
         parts_in_order: What may be zeroed together, in the order in which it is used: the last of a branch lets its own
@@ -24,13 +26,14 @@ def zero_until(parts_in_order: Sequence[Sequence[nn.Parameter]], distance: Calla
     """
     zeroed: list[tuple[Sequence[nn.Parameter], list[Tensor]]] = []
     for parts in reversed(parts_in_order):
-        if distance() <= TOLERANCE:
+        if distance() == 0.0:
             break
         zeroed.append((parts, _zero(parts)))
-    reached = distance() <= TOLERANCE
+    left = distance()
+    reached = left <= TOLERANCE
     for parts, before in reversed(zeroed):
         _put_back(parts, before)
-        if reached and distance() > TOLERANCE:
+        if reached and distance() > left:
             _zero(parts)
     return reached
 

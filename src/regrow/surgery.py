@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .branches import Branch, Built
+from .errors import NotPermissible
 from .structure.example import tensors_in, tensors_in_order
 from .transaction import Transaction, Write
 
@@ -30,13 +31,13 @@ How = Literal["list", "sequential", "place", "kept"]
 class Passing(nn.Module):
     """Hands on the first tensor that it is given, as whatever the layer returned whose place it took."""
 
-    def __init__(self, length: int, passed: tuple[tuple[int, int | str], ...] = ()) -> None:
+    def __init__(self, length: int, passed: tuple[tuple[int, int | str], ...] = (), copied: bool = False) -> None:
         super().__init__()
-        self.length, self.passed = length, dict(passed)
+        self.length, self.passed, self.copied = length, dict(passed), copied
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The tensor, or a tuple of it, of the arguments that are handed on, and None for the rest."""
-        first = given_to(args, kwargs)
+        first = given_to(args, kwargs).clone() if self.copied else given_to(args, kwargs)
         if not self.length:
             return first
         given = {**dict(enumerate(args)), **kwargs}
@@ -61,7 +62,9 @@ class Change:
         how: Where it leaves or enters.
         key: In a ``Sequential``, the name that enters.
         length: Of the tuple that a module returned whose place was taken; 0 for a tensor.
+        copied: Whether a copy is handed on where it was, since what follows works in place.
         passed: Of that tuple, which places are arguments as they were given, and which ones, by position or name.
+        biased: The layer into which it was folded, where that got a bias by it.
         given_more: Whether that module was given more than one tensor.
         gated: Whether what enters starts behind a gate that is closed.
         branch: What enters, if it isn't a copy.
@@ -80,6 +83,8 @@ class Change:
     unstrided: bool = False
     given_more: bool = False
     passed: tuple[tuple[int, int | str], ...] = ()
+    copied: bool = False
+    biased: str = ""
 
     def new_module(self, model: nn.Module) -> nn.Module | None:
         """What enters, with values that are still to be set."""
@@ -88,9 +93,9 @@ class Change:
             return None
         like = next(module.parameters())
         if self.branch is not None:
-            made = self.branch.build().to(like.device, like.dtype)
+            made = self.branch.build().to(like.device, like.dtype).train(module.training)
         else:
-            made = copy.deepcopy(module)
+            made = _copied(module, self.of or self.path)
             for name in (BEHIND, BESIDE):  # what runs behind the original doesn't behind its copy
                 _forget(made, name)
             for inner in made.modules() if self.unstrided else ():
@@ -106,10 +111,17 @@ class Change:
         parent, module = model.get_submodule(holder), model.get_submodule(self.path)
         if self.what == "remove":
             writes.planned.append(_children(parent, self._without(parent, key)))
+            self._plan_bias(writes, model)
         elif self.how == "kept":
             self._plan_kept(writes, module, new)
         else:
             writes.planned.append(_children(parent, self._with(parent, key, new)))
+
+    def _plan_bias(self, writes: Transaction, model: nn.Module) -> None:
+        folded = model.get_submodule(self.biased) if self.biased else None
+        if folded is not None and folded._parameters.get("bias") is None:
+            weight: Any = folded.weight
+            writes.item(folded._parameters, "bias", nn.Parameter(weight.new_zeros(len(weight))))
 
     def _without(self, parent: nn.Module, key: str) -> dict[str, nn.Module | None]:
         children = dict(parent._modules)
@@ -118,7 +130,9 @@ class Change:
             return {str(number): module for number, module in enumerate(rest)}
         if self.how == "sequential":
             return {name: module for name, module in children.items() if name != key}
-        return children | {key: Passing(self.length, self.passed) if self.length or self.given_more else nn.Identity()}
+        plain = not (self.length or self.given_more or self.copied)
+        passing = nn.Identity() if plain else Passing(self.length, self.passed, self.copied)
+        return children | {key: passing.train(parent.training)}
 
     def _with(self, parent: nn.Module, key: str, new: nn.Module | None) -> dict[str, nn.Module | None]:
         found: dict[str, nn.Module | None] = {}
@@ -131,10 +145,25 @@ class Change:
     def _plan_kept(self, writes: Transaction, module: nn.Module, new: nn.Module | None) -> None:
         name, hook = (BESIDE, _beside) if self.what == "beside" else (BEHIND, _behind)
         known = module._modules.get(name)
-        entering = Kept([*(known or ()), new])  # type: ignore[list-item]
+        entering = Kept([*(known or ()), new]).train(module.training)  # type: ignore[list-item]
         writes.planned.append(_children(module, dict(module._modules) | {name: entering}))
         if known is None:
             writes.planned.append(_hooked(module, hook))
+
+
+def _copied(module: nn.Module, name: str) -> nn.Module:
+    """A copy with the same hooks; what these belong to isn't copied.
+
+    Raises:
+        NotPermissible: Something in it can't be copied.
+    """
+    inside = set(module.modules())
+    hooks = [h for m in inside for held, d in vars(m).items() if held.endswith("_hooks") and d for h in d.values()]
+    owners = [owner for hook in hooks if (owner := getattr(hook, "__self__", None)) is not None and owner not in inside]
+    try:
+        return copy.deepcopy(module, {id(owner): owner for owner in owners})
+    except (TypeError, RuntimeError) as error:
+        raise NotPermissible(f"{name} can't be copied: {error}.") from error
 
 
 def close_gate(module: nn.Module, beside: bool = False) -> None:

@@ -34,9 +34,9 @@ def first_order(layers: Sequence[Layer], loss: Callable[[], Tensor], batches: in
                 for layer in layers:
                     stack.callback(layer.module.register_forward_hook(_watching(seen, layer), with_kwargs=True).remove)
                 value = computed(loss)
-            restore()
             reached = {layer: pair for layer, pair in seen.items() if pair[1].requires_grad}
             found = torch.autograd.grad(value, [made for _, made in reached.values()], allow_unused=True)
+            restore()
             for (layer, (given, made)), gradient in zip(reached.items(), found, strict=True):
                 if gradient is not None:
                     total[layer] += float((gradient * (given - made.detach())).sum()) / batches
@@ -65,12 +65,14 @@ def exact(layers: Sequence[Layer], loss: Callable[[], Tensor], batches: int = 1)
     return found
 
 
-def _watching(seen: dict[Layer, tuple[Tensor, Tensor]], layer: Layer) -> Callable[..., None]:
-    def watch(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> None:
-        seen[layer] = given_to(args, kwargs).detach(), first_of(returned)
+def _watching(seen: dict[Layer, tuple[Tensor, Tensor]], layer: Layer) -> Callable[..., Any]:
+    def watch(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> Any:
+        made = first_of(returned)
+        seen[layer] = given_to(args, kwargs).detach().clone(), made
+        return with_first(returned, made.clone())  # what follows may work in place
 
     return watch
 
 
 def _skipping(module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> Any:
-    return with_first(returned, given_to(args, kwargs))
+    return with_first(returned, given_to(args, kwargs).clone())

@@ -38,6 +38,8 @@ class Deepen:
     def __post_init__(self) -> None:
         if self.layer not in ("auto", "identity", "residual", "copy"):
             raise ValueError(f"layer is 'auto', 'identity', 'residual' or 'copy', not {self.layer!r}.")
+        if not isinstance(self.norm, bool):
+            raise TypeError(f"norm is True or False, not {self.norm!r}.")
         if self.branch not in KINDS:
             raise ValueError(f"branch is {' or '.join(map(repr, KINDS))}, not {self.branch!r}.")
 
