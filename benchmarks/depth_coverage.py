@@ -51,8 +51,11 @@ def goals(rows: list[Row], order: list[str]) -> list[dict[str, Any]]:
         found.append(
             {
                 "model": group,
-                "met": handled == len(names),
-                "shown": f"{handled} of {len(names)} handled",
+                "met": handled == len(own),
+                "shown": f"{handled} of {len(own)} handled",
+                "models": len(names),
+                "run": len(own),
+                "handled": handled,
                 **{count: sum(int(row[count] or 0) > 0 for row in own) for count in COUNTS},
                 "missed": {row["model"]: row["why"] for row in own if row["handled"] != "yes"},
             }

@@ -48,7 +48,7 @@ def structure_table() -> str:
 def measured() -> str:
     """One row for each result file: its worst case beside the goal. Coverage has tables of its own."""
     rows = ["| what | goal | measured, the worst case |", "| --- | --- | --- |"]
-    own = {RESULTS / f"{name}.json" for name in ("sparse_linear", "sparse_training", "depth_growth")}
+    own = {RESULTS / f"{name}.json" for name in ("sparse_linear", "sparse_training", "depth_growth", "depth_coverage")}
     for path in sorted(set(RESULTS.glob("*.json")) - {COVERAGE} - own):
         result = json.loads(path.read_text())
         if "goal" not in result:  # what has a table of its own
@@ -171,6 +171,31 @@ def depth_growth() -> str:
     return "\n".join(lines)
 
 
+def depth_coverage() -> str:
+    """Of how many models layers and cells can change, a row for each library, and where not all that is offered can."""
+    rows = json.loads((RESULTS / "depth_coverage.json").read_text())["rows"]
+    lines = [
+        "| library | models run | of these handled | with layers that can leave | that can be followed | with cells "
+        "| that can leave | that can be copied |",
+        "| --- " * 8 + "|",
+    ]
+    for row in rows:
+        counts = ("prunable_layers", "growable_layers", "cells", "prunable_cells", "growable_cells")
+        shown = [row["model"], f"{row['run']} of {row['models']}", row["handled"], *(row[count] for count in counts)]
+        lines.append("| " + " | ".join(map(str, shown)) + " |")
+    missed = [f"| {model} | {why} |" for row in rows for model, why in row["missed"].items()]
+    if missed:
+        lines += [
+            "",
+            "Offered, but not as it should be, or not at all:",
+            "",
+            "| model | what |",
+            "| --- | --- |",
+            *missed,
+        ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="?")
@@ -179,7 +204,7 @@ def main() -> None:
     fill(ROOT / "README.md", blocks if runs is None else {**blocks, "run": run_table(runs)})
     fill(ROOT / "docs" / "structure.md", {"coverage": coverage()})
     tables = {"sparse training": sparse_training(), "sparse linear": sparse_linear(), "depth growth": depth_growth()}
-    fill(ROOT / "docs" / "granularities.md", tables)
+    fill(ROOT / "docs" / "granularities.md", {**tables, "depth coverage": depth_coverage()})
     fill(ROOT / "docs" / "methods.md", {"second moments": second_moments(), "growth": batchnorm_growth()})
 
 

@@ -141,6 +141,7 @@ def test_a_copy_of_a_cell_changes_nothing_and_learns(name: str, which: str) -> N
     assert sum(moved) >= 0.7 * len(moved)  # few images leave some channels dead
 
 
+@pytest.mark.filterwarnings("ignore:the copy at .* has that one's layer_idx")
 @pytest.mark.parametrize("kind", ["same", "1x1", "3x3", "depthwise", "pool"])
 @pytest.mark.parametrize("name", ["torchvision resnet18", "torchvision densenet", "timm vit", "transformers bert"])
 def test_a_branch_beside_a_cell_changes_nothing_and_learns(name: str, kind: str) -> None:

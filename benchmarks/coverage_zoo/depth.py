@@ -15,7 +15,7 @@ from .case import SEED, Build, built
 from .checks import TOLERANCE, Columns, Wrong, analyzed, difference, reason, shape
 
 #: So many layers, and so many cells, are tried one after another in each way; spread over the whole model.
-TRIED = 3
+TRIED = 2
 
 Part = TypeVar("Part")
 
