@@ -454,3 +454,23 @@ def test_what_follows_in_place_works_on_a_copy_of_what_is_handed_on() -> None:
     rg.prune_(rg.analyze(model, X).layers[1], 1)
     assert torch.allclose(model(X), expected)
     model(X).sum().backward()
+
+
+class Looking(nn.Module):
+    """Code that reads a layer's own weights, but only in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.three(self.two(self.one(x)))
+        return x * self.two.weight.mean() if self.training else x
+
+
+def test_a_layer_that_code_reads_stays() -> None:
+    model = Looking()
+    structure = rg.analyze(model, X)
+    with pytest.raises(rg.NotPermissible, match="doesn't run any more"):
+        rg.prune_(structure.layers[1], 1)
+    assert isinstance(model.two, nn.Linear)

@@ -281,7 +281,10 @@ class _Surgery:
             plan_groups(self.writes, self.optimizer, self.parameters, self.model, self.sources)
         self._plan_masks()
         self.writes.run()
-        plan_structure(self.writes, self.structure)
+        try:
+            plan_structure(self.writes, self.structure)
+        except ValueError as error:  # code reads what has left, if only in train mode
+            raise NotPermissible(f"the model doesn't run any more then: {error}") from error
         self.writes.run()
         params, flops = (self.before[0], alive_parameters(self.structure)), (self.before[1], self.structure.flops())
         new = {name: list(range(before, after)) for name, (before, after) in sizes.items()}
