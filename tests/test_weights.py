@@ -485,7 +485,7 @@ BAD: dict[str, tuple[Callable[[Trial], Any], type[Exception], str]] = {
         "matches no weights; there are: stem.weight",
     ),
     "a kind": (lambda t: rg.Prune(rg.Magnitude(), 0.5, kind="atom"), ValueError, "kinds are weight"),
-    "a schedule of units": (lambda t: rg.Prune(rg.L1(), rg.cubic(0, 0.5)), TypeError, "single weights"),
+    "a schedule of units": (lambda t: rg.Prune(rg.L1(), rg.cubic(0, 1.5)), ValueError, "1.5"),
     "a schedule without end": (
         lambda t: rg.every(5, rg.Rewire(rg.SET(), rg.cosine(0.3, 0))), ValueError, "give every\\(\\) a stop",
     ),

@@ -6,6 +6,7 @@ An optimizer changes the values of a model's parameters; a :class:`Shaper` chang
 
 from . import measure, testing
 from .actions import Grow, Prune, Rewire
+from .conditions import Above, Below, Plateau
 from .cutoffs import Budget, Threshold, Valley
 from .edit import Edit
 from .errors import NotPermissible
@@ -20,7 +21,8 @@ from .growing.set import SET
 from .masks import hold_masks
 from .method import create_method, list_methods, method_config, register
 from .operations import grow_, prune_
-from .plan import at, chain, every
+from .plan import Plan, at, chain, every, until, when
+from .plan_json import plan_from_json, plan_to_json
 from .pruning.ablation import Ablation
 from .pruning.gating import add_gates_, fold_gates_
 from .pruning.l1 import L1
@@ -29,7 +31,7 @@ from .pruning.polarization import Polarization
 from .pruning.snip import SNIP
 from .pruning.taylor import Taylor
 from .saving import load, reshape_, save
-from .schedules import cosine, cubic, linear
+from .schedules import constant, cosine, cubic, linear
 from .shaper import Shaper
 from .sparse import to_sparse
 from .sparsity import Pattern, Sparsity
@@ -44,8 +46,10 @@ __all__ = [
     "SET",
     "SNIP",
     "Ablation",
+    "Above",
     "AutoGrow",
     "Axis",
+    "Below",
     "Budget",
     "Cell",
     "Deepen",
@@ -58,6 +62,8 @@ __all__ = [
     "Magnitude",
     "NotPermissible",
     "Pattern",
+    "Plan",
+    "Plateau",
     "Polarization",
     "Prune",
     "Random",
@@ -74,6 +80,7 @@ __all__ = [
     "analyze",
     "at",
     "chain",
+    "constant",
     "cosine",
     "create_method",
     "cubic",
@@ -86,6 +93,8 @@ __all__ = [
     "load",
     "measure",
     "method_config",
+    "plan_from_json",
+    "plan_to_json",
     "prune_",
     "register",
     "reshape_",
@@ -94,4 +103,6 @@ __all__ = [
     "save",
     "testing",
     "to_sparse",
+    "until",
+    "when",
 ]

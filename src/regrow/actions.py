@@ -7,14 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .amounts import Limits, check_fraction, units_of
+from .amounts import check_fraction, units_of
 from .cutoffs import Budget, Threshold, Valley
+from .limits import Limits
 from .schedules import Schedule
 from .sparsity import Pattern, Sparsity, check_moving, check_weight_amount
 from .structure.axis import KINDS, TAGS
 
 #: Kinds that aren't units of axes.
 WHOLE = ("weight", "layer", "cell")
+
+
+@dataclass(frozen=True)
+class Toward:
+    """An amount that a schedule has at a step: a fraction of the units that there were at first has gone, or come."""
+
+    fraction: float
 
 
 @dataclass(frozen=True)
@@ -50,14 +58,16 @@ class Action:
 
     def _check_amounts(self) -> None:
         if isinstance(self.amount, Schedule):
-            if self.kind != "weight":
-                raise TypeError(f"schedules are for single weights, not for units as yet: {self.amount!r}.")
             for value in (self.amount.start, self.amount.end):
-                self._amount_of(value)
+                dataclasses.replace(self, amount=self._amount_of(value))  # is checked by itself
+        elif callable(self.amount):  # a function of the step
+            return
         elif self.kind == "weight":
             check_weight_amount(self.amount, growing=isinstance(self, Grow))
-        elif self.kind in WHOLE:
+        elif self.kind in WHOLE and not isinstance(self.amount, Toward):
             self._check_number()
+        elif isinstance(self.amount, Toward):
+            self._check_toward(self.amount.fraction)
         else:
             for amount in self.amount.values() if isinstance(self.amount, Mapping) else [self.amount]:
                 self._check_amount(amount)
@@ -80,24 +90,25 @@ class Action:
         names = tuple(self.amount) if isinstance(self.amount, Mapping) else ()
         return type(self).__name__, self.kind, self.where, names
 
-    def at(self, time: float | None) -> Action:
-        """The action with the amount that its schedule has at a time from 0 to 1.
-
-        Raises:
-            ValueError: There is a schedule, but no time, since the plan doesn't end.
-        """
-        if not isinstance(self.amount, Schedule):
-            return self
-        if time is None:
-            raise ValueError(f"{self.amount!r} needs to know when it ends; give every() a stop.")
-        return dataclasses.replace(self, amount=self._amount_of(self.amount.at(time)))
+    def at(self, step: int, time: float | None) -> Action:
+        """The action with the amount that it has at a step, which is at a time from 0 to 1 for schedules."""
+        if isinstance(self.amount, Schedule):
+            return dataclasses.replace(self, amount=self._amount_of(self.amount.at(0.0 if time is None else time)))
+        if callable(self.amount):
+            return dataclasses.replace(self, amount=self.amount(step))
+        return self
 
     def _amount_of(self, value: float) -> Any:
         """What a schedule's value means."""
-        return Sparsity(value)
+        return Sparsity(value) if self.kind == "weight" else Toward(value)
 
     def _check_amount(self, amount: Any) -> None:
-        units_of(amount, 1)
+        if not isinstance(amount, Budget):
+            units_of(amount, 1)
+
+    def _check_toward(self, fraction: float) -> None:
+        if fraction < 0:
+            raise ValueError(f"a schedule of units goes from 0 on, not to {fraction!r}.")
 
     def _check_number(self) -> None:
         """An amount of layers or cells."""
@@ -116,7 +127,9 @@ class Grow(Action):
 
     Args:
         method: A method with ``fresh``, such as :class:`regrow.Random`.
-        amount: Units (int), a fraction of the present size (float), or a mapping from axis names to either.
+        amount: Units (int), a fraction of the present size (float), or a mapping from axis names to either; a schedule
+            of the fraction by which each axis is larger than when it was due first; or a function of the step that
+            returns any of these but a schedule.
         where: A pattern of axis names.
         kind: Only axes of this kind or tag; or "weight": single weights that are off come on, with a method that has
             ``score_absent`` and amounts as for :func:`regrow.grow_`, or a schedule of the sparsity; or "layer" or
@@ -137,6 +150,11 @@ class Grow(Action):
         if self.parallel and self.kind not in ("layer", "cell"):
             raise ValueError(f"parallel is for layers and cells, not for kind={self.kind!r}.")
 
+    def _check_toward(self, fraction: float) -> None:
+        super()._check_toward(fraction)
+        if self.kind in WHOLE:
+            raise TypeError(f"{self.kind}s grow by a number for each, not by a schedule.")
+
     def _check_number(self) -> None:
         if isinstance(self.amount, bool) or not isinstance(self.amount, int) or self.amount < 1:
             raise ValueError(
@@ -151,7 +169,9 @@ class Prune(Action):
     Args:
         method: A method with ``score``, such as :class:`regrow.L1`.
         amount: Units in all (int), a fraction of all (float), a mapping from axis names to either, each axis by
-            itself; or a :class:`regrow.Threshold`, :class:`regrow.Valley` or :class:`regrow.Budget`.
+            itself; or a :class:`regrow.Threshold`, :class:`regrow.Valley` or :class:`regrow.Budget`; a schedule of the
+            fraction that is gone of what there was when it was due first; or a function of the step that returns any
+            of these but a schedule.
         where: A pattern of axis names.
         kind: Only axes of this kind or tag; or "weight": single weights go off, with a method that has
             ``score_weights`` and amounts as for :func:`regrow.prune_`, or a schedule of the sparsity; or "layer" or
@@ -163,6 +183,10 @@ class Prune(Action):
     _of_units: ClassVar[tuple[str, ...]] = ("score",)
     _of_weights: ClassVar[tuple[str, ...]] = ("score_weights",)
     _of_layers: ClassVar[tuple[str, ...]] = ("score_layers",)
+
+    def _check_toward(self, fraction: float) -> None:
+        super()._check_toward(fraction)
+        check_fraction(float(fraction))
 
     def _check_amount(self, amount: Any) -> None:
         if not isinstance(amount, (Threshold, Valley, Budget)):
@@ -198,7 +222,7 @@ class Rewire(Action):
         if isinstance(self.amount, Schedule):
             for value in (self.amount.start, self.amount.end):
                 check_moving(value)
-        else:
+        elif not callable(self.amount):
             check_moving(self.amount)
 
     def _amount_of(self, value: float) -> float:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .budgets import gains_within, latency_without
 from .cutoffs import Budget, Cutoff, Threshold, Valley, sizes_after
 from .errors import NotPermissible
+from .limits import Limits
 from .patterns import means
 from .structure import Axis, Structure
 from .structure.axis import BOUNDARY
@@ -20,55 +21,6 @@ from .structure.axis import BOUNDARY
 Amount = int | float | Mapping[str, int | float] | Cutoff | Budget
 
 Target = Axis | Structure | Sequence[Axis]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an edit must respect.
-
-    Args:
-        round_to: New sizes are multiples of this; growing adds a few more for it, pruning takes a few less.
-        min_size, max_size: What each new size is at least and at most.
-        protect: Names or patterns of axes that stay as they are; for a single axis, units that stay; or, by the name
-            of each axis, units that stay.
-    """
-
-    round_to: int = 1
-    min_size: int | None = None
-    max_size: int | None = None
-    protect: str | tuple[str, ...] | tuple[int, ...] | Mapping[str, Sequence[int]] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("round_to", "min_size", "max_size"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} is a positive integer, not {value!r}.")
-        if self.min_size is not None and self.max_size is not None and self.min_size > self.max_size:
-            raise ValueError(f"min_size is at most max_size, but {self.min_size} is more than {self.max_size}.")
-        if isinstance(self.protect, Mapping):
-            return
-        protect = (self.protect,) if isinstance(self.protect, str) else tuple(self.protect)
-        if len({isinstance(p, str) for p in protect}) > 1:
-            raise TypeError(f"protect holds names of axes or indices of units, not both: {protect}.")
-        object.__setattr__(self, "protect", protect)
-
-    def spares(self, axis: Axis) -> bool:
-        """Whether the axis as a whole is protected."""
-        return any(isinstance(p, str) and means(p, axis.name) for p in self.protect)
-
-    def protected_units(self, axis: Axis) -> list[int]:
-        """Units of this axis that must stay."""
-        if isinstance(self.protect, Mapping):
-            return axis.check_units(self.protect.get(axis.name, ()))
-        return axis.check_units(p for p in self.protect if not isinstance(p, str))
-
-    def most(self, axis: Axis) -> int:
-        """How many units the axis may gain."""
-        return 2**31 if self.max_size is None else max(0, self.max_size - axis.size)
-
-    def rounded_up(self, size: int) -> int:
-        """The next multiple of ``round_to``."""
-        return -(-size // self.round_to) * self.round_to
 
 
 def axes_of(target: Any, limits: Limits, kinds: tuple[str, ...], verdict: str) -> list[Axis]:
@@ -147,6 +99,8 @@ def to_grow(axes: Sequence[Axis], amount: Any, limits: Limits) -> dict[Axis, int
         NotPermissible: An axis can't grow.
         TypeError, ValueError: As :func:`units_of` and :func:`named`.
     """
+    if isinstance(amount, Budget):
+        return gains_within(axes, amount, limits)
     each = named(amount, axes) if isinstance(amount, Mapping) else dict.fromkeys(axes, amount)
     gains = {}
     for axis, wanted in each.items():
@@ -217,16 +171,20 @@ def _within(
         left = sizes_after(structure, {axis: units for axis, units in fitted.items() if units})
         return all(left[name] <= limit for name, limit in most.items())
 
+    def fast(number: int) -> bool:
+        return budget.latency is None or latency_without(structure, chosen(number)) <= budget.latency
+
     high = sum(len(_removable(axis, limits, scores[axis])) for axis in axes)
-    if not fits(high):
-        asked = ", ".join(f"{limit:,.0f} {name}" for name, limit in most.items())
+    if not fits(high) or not fast(high):
+        given = [*most.items(), *([("seconds", budget.latency)] if budget.latency is not None else [])]
+        asked = ", ".join(f"{limit:,.4g} {name}" for name, limit in given)
         raise NotPermissible(
             f"asked to prune to {asked}; that isn't reached without all of the {high} units that may go."
         )
     low = 0
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle + 1, high)
+        low, high = (low, middle) if fits(middle) and fast(middle) else (middle + 1, high)
     return chosen(high)
 
 

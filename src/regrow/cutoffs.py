@@ -71,30 +71,36 @@ class Valley:
 
 @dataclass(frozen=True)
 class Budget:
-    """An amount to prune: as few units as possible, lowest scores first, until what is left is within the budget.
+    """An amount that follows from what the model may have afterwards.
+
+    To prune, it is as few units as possible, lowest scores first, until what is left is within the budget. To grow, it
+    is as many as fit, a like fraction of each axis.
 
     Args:
-        params: Parameters of the model: a number (int), or a fraction of those that it has when it is pruned (float).
+        params: Parameters of the model: a number (int), or a fraction of those that it has when it is edited (float
+            below 1 to prune, above 1 to grow).
         flops: FLOPs of a forward pass on the analysed example: a number, or a fraction of the present one.
+        latency: Seconds of such a pass in eval mode where the model is, by measuring edited models; only to prune.
     """
 
     params: int | float | None = None
     flops: int | float | None = None
+    latency: float | None = None
 
     def __post_init__(self) -> None:
-        if self.params is None and self.flops is None:
-            raise ValueError("a budget is of params or of flops; give one.")
-        for name in ("params", "flops"):
+        if self.params is None and self.flops is None and self.latency is None:
+            raise ValueError("a budget is of params, flops or latency; give one.")
+        for name in ("params", "flops", "latency"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not math.isfinite(value) or value <= 0):
                 raise ValueError(f"{name} is a positive number, or a fraction, not {value!r}.")
 
-    def absolute(self, structure: Structure) -> Mapping[str, float]:
-        """The limits as numbers."""
-        now = sizes_after(structure, {})
+    def absolute(self, structure: Structure, growing: bool = False) -> Mapping[str, float]:
+        """The limits of parameters and FLOPs as numbers."""
+        now = sizes_with(structure, {})
         given = {"params": self.params, "flops": self.flops}
         return {
-            name: value * now[name] if isinstance(value, float) and value < 1 else float(value)
+            name: value * now[name] if isinstance(value, float) and (growing or value < 1) else float(value)
             for name, value in given.items()
             if value is not None
         }
@@ -106,7 +112,11 @@ Cutoff = Threshold | Valley
 
 def sizes_after(structure: Structure, removed: Mapping[Axis, Sequence[int]]) -> dict[str, float]:
     """Parameters and FLOPs of a structure's model when these units have gone: "params" and "flops"."""
-    maps = {axis: np.setdiff1d(np.arange(axis.size), units) for axis, units in removed.items()}
+    return sizes_with(structure, {axis: np.setdiff1d(np.arange(axis.size), units) for axis, units in removed.items()})
+
+
+def sizes_with(structure: Structure, maps: Mapping[Axis, np.ndarray]) -> dict[str, float]:
+    """The same when index maps are applied."""
     tensors = named_tensors(structure.model)
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     for (name, dim), place in plan(structure.axes, maps).items():

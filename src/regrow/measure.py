@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from typing import Any
 
 import torch
@@ -40,3 +42,23 @@ def flops(model: nn.Module, *args: Any, **kwargs: Any) -> int:
         model.eval()
         model(*args, **kwargs)
     return counter.get_total_flops()
+
+
+def latency(model: nn.Module, *args: Any, repeats: int = 15, **kwargs: Any) -> float:
+    """Seconds that a forward pass on an input takes in eval mode, where the model is: the median of some passes.
+
+    Args:
+        repeats: Passes that count, after two that don't.
+    """
+    times = []
+    device = next((t.device for t in named_tensors(model).values()), torch.device("cpu"))
+    with untouched(model), torch.no_grad():
+        model.eval()
+        for number in range(2 + repeats):
+            started = time.perf_counter()
+            model(*args, **kwargs)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if number > 1:
+                times.append(time.perf_counter() - started)
+    return statistics.median(times)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .amounts import Amount, Limits, Target, axes_of, to_grow, to_prune
+from .amounts import Amount, Target, axes_of, to_grow, to_prune
 from .arguments import check_arguments
 from .carry import Masks, kept_masks
 from .depth_operations import LayerTarget, grow_depth, is_depth, prune_depth
@@ -27,6 +27,7 @@ from .growing.deepen import Deepen
 from .growing.random import Random
 from .growing.recalibration import recalibrated
 from .growing.rigl import RigL
+from .limits import Limits
 from .method import Grown, list_methods
 from .pace import Pace
 from .pruning.absorption import absorbed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,14 +10,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .actions import WHOLE, Action, Grow, Prune, Rewire
-from .amounts import Limits, named
+from .amounts import named
 from .depth_operations import grow_depth, prune_depth
 from .edit import Edit
 from .errors import NothingToDo
+from .limits import Limits
 from .masks import hold_masks, masked, watch
+from .measure import parameters
 from .operations import GROWS, PRUNES, grow_, prune_
 from .pace import attach, has_paces
-from .plan import At, Chain, Every, Plan
+from .plan import Plan, Until, When
+from .progress import Ages, Progress, numbers
 from .structure import Axis, Structure, analyze
 from .weight_operations import grow_weights, looks, prune_weights, rewire_weights
 
@@ -68,8 +70,8 @@ class Shaper:
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"a Shaper takes a torch.optim.Optimizer, not {type(optimizer).__name__}.")
-        if not isinstance(plan, (Every, At, Chain)):
-            raise TypeError(f"a plan is made by every(), at() or chain(), not {plan!r}.")
+        if not isinstance(plan, Plan):
+            raise TypeError(f"a plan is made by every(), at(), when(), until() or chain(), not {plan!r}.")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator is a torch.Generator, not {generator!r}.")
         self.model, self.optimizer, self.plan = model, optimizer, plan
@@ -85,13 +87,11 @@ class Shaper:
         self._training = [(a, last) for a, last in plan.entries() if any(hasattr(a.method, p) for p in _parts_of(a))]
         self._gradients: dict[Tensor, Tensor] = {}  # of single weights, of the step at which they are looked at
         self._without = False  # whether some of these have none
-        self._late: list[int] = []  # steps at which they were to be looked at, but the optimizer took none
         self._analysis = self.structure.analysis
+        self._progress, self._ages = Progress(), Ages()
         if any(masked(model)) or any(action.kind == "weight" for action, _ in plan.entries()):
             hold_masks(model, optimizer)
             watch(optimizer, self._watch)
-        self._memories: dict[str, dict[str, Any]] = {}  # what methods that choose have noted, for each action's place
-        self._births: dict[Axis, list[int]] = {}  # the steps at which units came, of axes that have grown
 
     def _matching(self, action: Action) -> list[Any]:
         if action.kind in WHOLE:
@@ -126,22 +126,22 @@ class Shaper:
         """Keep gradients, before masks hide some, of weights that the coming call of :meth:`step` will look at."""
         self._gradients, self._without = {}, False
         self._rematch()
-        for action in self._due_at(self.steps + 1):
+        for action in self._due_at(self.steps + 1, _maybe):
             for weights in self._targets[action.place] if _sees_gradients(action) else ():
                 gradient = weights.tensor.grad
                 self._without |= gradient is None
                 if gradient is not None and bool(gradient.isfinite().all()):  # else a scaler will skip the step
                     self._gradients[weights.tensor] = gradient.clone()
 
-    def _due_at(self, step: int) -> list[Action]:
+    def _due_at(self, step: int, holds: Callable[[When | Until], bool]) -> list[Action]:
         """What the plan has due at a step, behind what has waited for gradients until then."""
-        waiting = [action for late in self._late for action in self.plan.due(late) if _sees_gradients(action)]
-        return [*waiting, *self.plan.due(step)]
+        waiting = [a for late in self._progress.late for a in self.plan.due(late, _maybe) if _sees_gradients(a)]
+        return [*waiting, *self.plan.due(step, holds)]
 
     @property
     def due(self) -> bool:
-        """Whether the next call of :meth:`step` will edit."""
-        return any(True for _ in self.plan.due(self.steps + 1))
+        """Whether the next call of :meth:`step` will edit, if conditions that the plan waits for hold then."""
+        return any(True for _ in self.plan.due(self.steps + 1, _maybe))
 
     def penalty(self) -> Tensor:
         """What the plan's methods add to the loss of the coming step: a scalar, zero when there is nothing.
@@ -168,7 +168,7 @@ class Shaper:
             known += [target for target in self._targets[action.place] if target not in known]
         return found
 
-    def step(self, closure: Callable[[], Tensor] | None = None) -> list[Edit]:
+    def step(self, closure: Callable[[], Tensor] | None = None, **reported: float | Tensor) -> list[Edit]:
         """Count a training step and do what the plan has due there; call it after the optimizer's step.
 
         What looks at gradients of single weights looks at those of the step itself. If the optimizer took none, as when
@@ -176,6 +176,7 @@ class Shaper:
 
         Args:
             closure: Returns the loss, for methods that look at it, as in ``optimizer.step(closure)``.
+            reported: Numbers that conditions of the plan look at, as ``loss=loss``.
 
         Returns:
             The edits that were made, in order.
@@ -188,8 +189,8 @@ class Shaper:
                 method.project(part)
         self._rematch()
         self.steps += 1
-        edits, due = [], self._due_at(self.steps)
-        self._late = []
+        edits, due = [], self._due_at(self.steps, self._holding(reported))
+        self._progress.late = []
         for action in due:
             if not self._targets[action.place]:
                 continue  # all of it has left the model
@@ -204,6 +205,13 @@ class Shaper:
         self._gradients, self._without = {}, False
         return edits
 
+    def _holding(self, reported: Mapping[str, float | Tensor]) -> Callable[[When | Until], bool]:
+        """Tells of parts of the plan that wait for a condition whether it holds at this step."""
+        if not any(True for _ in self.plan.waiting()):
+            return _maybe
+        sizes = {"params": float(parameters(self.model)), "flops": float(self.structure.flops())}
+        return self._progress.holding(self.plan, {**numbers(reported), **sizes, "step": float(self.steps)})
+
     def _perform(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit | None:
         given = {"optimizer": self.optimizer, "generator": self.generator, "loss": closure, "batches": action.batches}
         axes = self._targets[action.place]
@@ -212,14 +220,15 @@ class Shaper:
                 return self._perform_on_weights(action, closure)
             if action.kind in WHOLE:
                 return self._perform_on_layers(action, closure)
+            amount = self._progress.amount(action, axes)
             if isinstance(action, Grow):
-                return grow_(axes, action.amount, action.method, **given, **action.limits)
+                return grow_(axes, amount, action.method, **given, **action.limits)
             limits = action.limits
-            young = self._young(axes, getattr(action.method, "grace", 0))
+            young = self._ages.young(axes, self.steps - getattr(action.method, "grace", 0))
             if young:
                 spared = Limits(protect=limits.pop("protect"))
                 axes, limits["protect"] = [axis for axis in axes if not spared.spares(axis)], young
-            return prune_(axes, action.amount, action.method, **given, **limits) if axes else None
+            return prune_(axes, amount, action.method, **given, **limits) if axes else None
         except NothingToDo:
             return None
 
@@ -231,7 +240,7 @@ class Shaper:
         if action.batches == 1 and fitting:
             look = lambda _: held  # noqa: E731, the step's own gradients cost nothing
         elif closure is None and action.batches == 1 and _sees_gradients(action) and not self._without:
-            self._late = sorted({*self._late, self.steps})
+            self._progress.late = sorted({*self._progress.late, self.steps})
             raise NothingToDo(f"{action.method.name} waits for the gradients of the next step.")
         given = (action.method, self.optimizer, self.generator, look, action.protect)
         pattern = {"pattern": action.pattern} if isinstance(action, Rewire) else {}
@@ -240,11 +249,11 @@ class Shaper:
     def _perform_on_layers(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit:
         layers = self._matching_whole(action)
         if isinstance(action, Grow):
-            memory = self._memories.setdefault(repr(action.place), {})
+            memory = self._progress.memories.setdefault(repr(action.place), {})
             given = (self.generator, action.parallel, closure, action.protect, memory)
             return grow_depth(layers, action.amount, action.method, self.optimizer, *given)
         given = (closure, action.batches, action.protect)
-        return prune_depth(layers, action.amount, action.method, self.optimizer, *given)
+        return prune_depth(layers, self._progress.amount(action, layers), action.method, self.optimizer, *given)
 
     def _rematch(self) -> None:
         """Look again what actions are about, where the model has been analysed again, since it has other layers."""
@@ -258,37 +267,26 @@ class Shaper:
             except ValueError:
                 self._targets[place] = []
 
-    def _young(self, axes: list[Axis], grace: int) -> dict[str, list[int]]:
-        """The units of each axis that came less than ``grace`` steps ago."""
-        found = {}
-        for axis in axes:
-            born = self._births.get(axis, ())
-            if len(born) == axis.size:  # else the axis was edited elsewhere
-                found[axis.name] = [unit for unit, step in enumerate(born) if step and self.steps - step < grace]
-        return {name: units for name, units in found.items() if units}
-
     def _follow(self, edit: Edit) -> None:
         """Note when units came, and let methods welcome them."""
         self._rematch()
         if edit.kind != "unit":
             return
-        for name, (before, after) in edit.sizes.items():
+        for name, sizes in edit.sizes.items():
             axis, new = self.structure[name], edit.units("new")[name]
-            born = self._births.get(axis, [])
-            kept = born if len(born) == before else [0] * before
-            gone, arrived = set(edit.units("removed")[name]), set(new)
-            old = iter(step for unit, step in enumerate(kept) if unit not in gone)
-            self._births[axis] = [self.steps if unit in arrived else next(old) for unit in range(after)]
+            self._ages.follow(axis, sizes, new, edit.units("removed")[name], self.steps)
             for method, axes in self._active("welcome") if new else ():
                 if axis in axes:
                     method.welcome(axis, new, axes)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed Shaper needs beside the model and the plan: the step, the random state, and units' ages."""
-        births = {axis.name: list(steps) for axis, steps in self._births.items()}
-        memories = copy.deepcopy(self._memories)
-        found = {"steps": self.steps, "generator": self.generator.get_state(), "births": births, "memories": memories}
-        return {**found, "late": list(self._late)}
+        return {
+            "steps": self.steps,
+            "generator": self.generator.get_state(),
+            "births": self._ages.state_dict(),
+            "progress": self._progress.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the Shaper of ``state`` was; the model must have the shapes that it had there.
@@ -296,20 +294,26 @@ class Shaper:
         Raises:
             ValueError: A key is missing or unknown, or the step is no step.
         """
-        if set(state) != {"steps", "generator", "births", "memories", "late"}:
-            raise ValueError(
-                "a Shaper's state has the keys steps, generator, births, memories and late, not "
-                f"{', '.join(map(str, state))}."
-            )
+        if set(state) != _STATE:
+            known, given = ", ".join(sorted(_STATE)), ", ".join(map(str, state))
+            raise ValueError(f"a Shaper's state has the keys {known}, not {given}.")
         steps = state["steps"]
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise ValueError(f"steps is a whole number that isn't negative, not {steps!r}.")
         self.generator.set_state(state["generator"].cpu())
         if has_paces(self.optimizer):
             attach(self.optimizer)
-        self.steps, self._memories, self._late = steps, copy.deepcopy(state["memories"]), list(state["late"])
-        by_name = {axis.name: axis for axis in self.structure.axes}  # of one unit there is no axis
-        self._births = {by_name[name]: list(born) for name, born in state["births"].items() if name in by_name}
+        self.steps = steps
+        self._progress.load_state_dict(state["progress"])
+        self._ages.load_state_dict(self.structure.axes, state["births"])
+
+
+_STATE = {"steps", "generator", "births", "progress"}
+
+
+def _maybe(_: When | Until) -> bool:
+    """Conditions are looked at once the step is done."""
+    return True
 
 
 _ON_WEIGHTS: dict[type[Action], Callable[..., Edit]] = {
