@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .agreement import averaged_number
 from .amounts import check_fraction, units_of
 from .depth import add_beside, deepen, remove
 from .edit import Edit
@@ -104,7 +105,7 @@ def _chosen_by(
     if loss is None:
         raise ValueError(f"{method.name} looks at the loss: pass loss=, a callable that returns it.")
     with looking(layers[0].structure.model):
-        value = float(computed(loss).detach())
+        value = averaged_number(float(computed(loss).detach()))
     layers = method.choose(layers, value, memory)
     if not layers:
         raise NothingToDo(f"{method.name} doesn't choose any of these now.")

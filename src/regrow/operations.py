@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .agreement import agreed, averaged
 from .amounts import Amount, Target, axes_of, to_grow, to_prune
 from .arguments import check_arguments
 from .carry import Masks, kept_masks
@@ -131,8 +133,10 @@ def grow_(
     if hasattr(method, "settle"):
         free = not isinstance(amount, Mapping) and limits.round_to == 1
         gains = method.settle(gains, {axis: limits.most(axis) for axis in gains}, free, seen)
+        chosen = agreed({axis.name: num for axis, num in gains.items()})
+        gains = {axis: chosen[axis.name] for axis in seen if axis.name in chosen}
     with torch.no_grad():
-        grown = {axis: _grown(method, axis, num, seen[axis], generator) for axis, num in gains.items()}
+        grown = {axis: _alike(_grown(method, axis, num, seen[axis], generator)) for axis, num in gains.items()}
     maps = {axis: np.append(np.arange(axis.size), np.full(num, FRESH)) for axis, num in gains.items()}
     values = {axis: each.fresh for axis, each in grown.items()}
     paces = _paces(grown, lr_factor, optimizer, method)
@@ -145,7 +149,7 @@ def grow_(
     before = {name: structure.tensor(name).detach() for name in changed}
     attempt = grow(changed)
     try:
-        running = recalibrated(attempt, before, calls)
+        running = agreed(recalibrated(attempt, before, calls))
     finally:
         attempt.undo_()
     return grow(running | changed)
@@ -215,7 +219,7 @@ def prune_(
         axes = axes_of(target, limits, PRUNES, "prunable")
         seen = _seen(method, axes, loss, batches, generator)
         with torch.no_grad():
-            scores = {axis: _scores(method, axis, seen[axis]) for axis in axes}
+            scores = {axis: averaged(_scores(method, axis, seen[axis])) for axis in axes}
         removed, name = to_prune(axes, amount, limits, scores), method.name
     if not removed:
         raise NothingToDo("nothing to prune: every axis is at its smallest size or protected.")
@@ -223,6 +227,7 @@ def prune_(
     structure = next(iter(removed)).structure
     absorbs = name and getattr(method, "absorb", False)
     changed = absorbed(structure, removed, loss, batches) if absorbs else {}
+    changed = {name: averaged(values) for name, values in changed.items()}  # they go with means on data
     return apply(structure, maps, {}, optimizer, "prune", name, changed)
 
 
@@ -310,6 +315,15 @@ def _paces(
             f"these units of {method.name} learn at a pace of their own: pass the optimizer that trains them."
         )
     return paces
+
+
+def _alike(grown: Grown) -> Grown:
+    """New units as the first of several processes has them."""
+
+    def alike(rows: Mapping[Entry, Tensor]) -> dict[Entry, Tensor]:
+        return dict(zip(rows, agreed([values.detach() for values in rows.values()]), strict=True))
+
+    return dataclasses.replace(grown, fresh=alike(grown.fresh), old=alike(grown.old), copies=agreed(grown.copies))
 
 
 def _changed(grown: Mapping[Axis, Grown], masks: Masks) -> dict[str, Tensor]:

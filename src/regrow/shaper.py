@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from .actions import WHOLE, Action, Grow, Prune, Rewire
+from .agreement import agreed, averaged_number, together
 from .amounts import named
 from .depth_operations import grow_depth, prune_depth
+from .distributed import group_of, remake_, unwrapped
 from .edit import Edit
 from .errors import NothingToDo
 from .limits import Limits
@@ -45,7 +48,8 @@ class Shaper:
                 print(edit)
 
     Args:
-        model: Any module.
+        model: Any module, or one in :class:`torch.nn.parallel.DistributedDataParallel`, which follows its edits then.
+            All processes make the same edits: what methods see is averaged over them, and they draw the same numbers.
         optimizer: Its optimizer; its state follows every edit.
         plan: Made by :func:`regrow.every`, :func:`regrow.at` and :func:`regrow.chain`.
         example: The model's input, or a tuple of its positional inputs, of batch size 2 or more.
@@ -74,9 +78,13 @@ class Shaper:
             raise TypeError(f"a plan is made by every(), at(), when(), until() or chain(), not {plan!r}.")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator is a torch.Generator, not {generator!r}.")
+        self._wrapper, self._group = model, group_of(model)
+        model = unwrapped(model)
         self.model, self.optimizer, self.plan = model, optimizer, plan
-        self.structure: Structure = analyze(model, example)
         self.generator = generator or torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        with together(self._group):  # the first process's example and randomness
+            self.structure: Structure = analyze(model, agreed(example))
+            self.generator.set_state(agreed(self.generator.get_state()))
         self.before_edit, self.after_edit = before_edit, after_edit
         self.steps = 0
         if has_paces(optimizer):
@@ -189,8 +197,18 @@ class Shaper:
                 method.project(part)
         self._rematch()
         self.steps += 1
-        edits, due = [], self._due_at(self.steps, self._holding(reported))
+        due = self._due_at(self.steps, self._holding(reported))
         self._progress.late = []
+        with together(self._group):
+            edits = self._edited(due, closure)
+        if edits and isinstance(self._wrapper, DistributedDataParallel):
+            remake_(self._wrapper)
+        self._gradients, self._without = {}, False
+        return edits
+
+    def _edited(self, due: Sequence[Action], closure: Callable[[], Tensor] | None) -> list[Edit]:
+        """What comes of the actions of a step."""
+        edits = []
         for action in due:
             if not self._targets[action.place]:
                 continue  # all of it has left the model
@@ -202,7 +220,6 @@ class Shaper:
                 self._follow(edit)
                 if self.after_edit is not None:
                     self.after_edit(edit)
-        self._gradients, self._without = {}, False
         return edits
 
     def _holding(self, reported: Mapping[str, float | Tensor]) -> Callable[[When | Until], bool]:
@@ -210,7 +227,9 @@ class Shaper:
         if not any(True for _ in self.plan.waiting()):
             return _maybe
         sizes = {"params": float(parameters(self.model)), "flops": float(self.structure.flops())}
-        return self._progress.holding(self.plan, {**numbers(reported), **sizes, "step": float(self.steps)})
+        with together(self._group):
+            seen = {name: averaged_number(value) for name, value in sorted(numbers(reported).items())}
+        return self._progress.holding(self.plan, {**seen, **sizes, "step": float(self.steps)})
 
     def _perform(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit | None:
         given = {"optimizer": self.optimizer, "generator": self.generator, "loss": closure, "batches": action.batches}

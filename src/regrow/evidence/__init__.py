@@ -24,7 +24,10 @@ __all__ = ["Evidence", "Growth", "Needs", "Passage", "computed", "gather", "look
 
 
 class Evidence(Protocol):
-    """Gathers what a method needs to know about one axis."""
+    """Gathers what a method needs to know about one axis.
+
+    It may have ``agree()``, which averages what it gathered over processes that train copies of the model.
+    """
 
     def add(self, passage: Passage) -> None:
         """See one batch.
@@ -83,6 +86,9 @@ def gather(
                         evidence.add(passage)
             if refused:
                 raise _together(refused, len(axes))
+    for evidence in (evidence for of_axis in seen.values() for evidence in of_axis.values()):
+        if hasattr(evidence, "agree"):
+            evidence.agree()
     return seen
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..agreement import averaged
 from ..errors import NotPermissible
 from . import computed, looking
 
@@ -40,4 +41,4 @@ def gradients(
     for gradient in total.values():
         if not bool(torch.isfinite(gradient).all()):
             raise ValueError("the gradients of these weights are not finite; lower the loss's scale.")
-    return {tensor: gradient / batches for tensor, gradient in total.items()}
+    return {tensor: averaged(gradient / batches) for tensor, gradient in total.items()}

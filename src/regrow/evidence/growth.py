@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..agreement import averaged
 from ..errors import NotPermissible
 from ..neutral import last, neutral, typical
 from ..rows import expanded
@@ -68,6 +69,11 @@ class Growth:
         if self.whiten and passage.normalised:
             self.moments.add(passage, expanded(self.base, self.axis.size), pairs)
         self.passage, self.batches = passage, self.batches + 1
+
+    def agree(self) -> None:
+        """Average the matrix over processes: the loss of a joint batch is the mean of theirs."""
+        self.matrix = averaged(self.matrix)
+        self.moments.agree()
 
     def _by_running(self, passage: Passage) -> Tensor:
         """M on one batch, whatever lies between.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..agreement import averaged
 from ..rows import Rows
 from ..structure import Entry
 from .pairs import Pairs
@@ -56,6 +57,10 @@ class Moments:
             self.products[part, part] += products
             self.counts[part] += count
             start += width
+
+    def agree(self) -> None:
+        """Average sums over processes."""
+        self.sums, self.products, self.counts = map(averaged, (self.sums, self.products, self.counts))
 
     @property
     def mean(self) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..agreement import averaged_number
 from ..structure import Layer
 from ..surgery import first_of, given_to, with_first
 from . import computed, looking
@@ -40,7 +41,7 @@ def first_order(layers: Sequence[Layer], loss: Callable[[], Tensor], batches: in
             for (layer, (given, made)), gradient in zip(reached.items(), found, strict=True):
                 if gradient is not None:
                     total[layer] += float((gradient * (given - made.detach())).sum()) / batches
-    return total
+    return {layer: averaged_number(slope) for layer, slope in total.items()}
 
 
 def exact(layers: Sequence[Layer], loss: Callable[[], Tensor], batches: int = 1) -> dict[Layer, float]:
@@ -62,7 +63,7 @@ def exact(layers: Sequence[Layer], loss: Callable[[], Tensor], batches: int = 1)
                 found[layer] = mean() - base
             finally:
                 handle.remove()
-    return found
+    return {layer: averaged_number(change) for layer, change in found.items()}
 
 
 def _watching(seen: dict[Layer, tuple[Tensor, Tensor]], layer: Layer) -> Callable[..., Any]:

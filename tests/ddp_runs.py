@@ -1,0 +1,139 @@
+"""Training runs of several processes, for tests; each returns what it came to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import regrow as rg
+
+BATCH, STEPS = 12, 50
+
+PLAN = rg.chain(
+    rg.at(5, rg.Grow(rg.GradMax(), 3, where="1.one")),
+    rg.at(10, rg.Grow(rg.Random(), 2, where="1.one")),
+    rg.at(15, rg.Prune(rg.L1(1e-3), 3, where="[12].one")),
+    rg.at(20, rg.Grow(rg.Deepen(), 1, where="2", kind="cell")),
+    rg.at(25, rg.Prune(rg.Taylor(), 1, kind="cell")),
+    rg.at(30, rg.Prune(rg.Magnitude(), 0.3, kind="weight")),
+    rg.every(5, rg.Rewire(rg.RigL(), 0.3), start=30, stop=45),
+    rg.at(47, rg.Prune(rg.Taylor(), 0.1, kind="weight")),
+)
+
+
+class Block(nn.Module):
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 6)
+        self.norm = nn.BatchNorm1d(8) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.two(torch.relu(self.norm(self.one(x))))
+
+
+def model(norm: bool = False) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), *(Block(norm) for _ in range(3)), nn.Linear(6, 3)).double()
+
+
+def batch(step: int, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
+    """A process's part of a step's batch."""
+    x = torch.randn(BATCH, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+    return x[rank::ranks], (x[:, :3].sin() * x[:, 2:5])[rank::ranks]
+
+
+def train(
+    net: nn.Module,
+    rank: int = 0,
+    ranks: int = 1,
+    start: int = 0,
+    stop: int = STEPS,
+    state: dict[str, Any] | None = None,
+) -> tuple[nn.Module, torch.optim.Optimizer, rg.Shaper]:
+    """Train for some steps, in a wrapper where there are more processes than one."""
+    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+    wrapper: nn.Module = DistributedDataParallel(net) if ranks > 1 else net
+    shaper = rg.Shaper(wrapper, optimizer, PLAN, example=batch(0)[0])
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        shaper.load_state_dict(state["shaper"])
+    for step in range(start, stop):
+        x, y = batch(step, rank, ranks)
+
+        def loss(x: Tensor = x, y: Tensor = y) -> Tensor:
+            return (net(x) - y).square().mean()
+
+        ((wrapper(x) - y).square().mean() + shaper.penalty()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        shaper.step(loss)
+    return net, optimizer, shaper
+
+
+def trained(rank: int, ranks: int, folder: Path, norm: bool) -> None:
+    """Leave the weights of each process behind."""
+    net, optimizer, shaper = train(model(norm), rank, ranks)
+    torch.save(net.state_dict(), folder / f"{rank}.pt")
+    state = {"steps": shaper.steps, "state": [dict(v) for v in optimizer.state.values()]}
+    torch.save(state, folder / f"optimizer {rank}.pt")
+
+
+def begun(rank: int, ranks: int, folder: Path) -> None:
+    """Train half the way and save as the first process does."""
+    net, optimizer, shaper = train(model(), rank, ranks, stop=23)
+    if rank == 0:
+        rg.save(net, folder)
+        torch.save({"optimizer": optimizer.state_dict(), "shaper": shaper.state_dict()}, folder / "training.pt")
+
+
+def ended(rank: int, ranks: int, folder: Path) -> None:
+    """Go on from there, by any number of processes."""
+    state = torch.load(folder / "training.pt", weights_only=True)
+    net, _, _ = train(rg.load(folder, model()), rank, ranks, start=23, state=state)
+    torch.save(net.state_dict(), folder / f"{rank}.pt")
+
+
+def dying(rank: int, ranks: int, folder: Path) -> None:
+    """The last process dies in the middle; what becomes of the first one is left behind."""
+    net = model()
+    try:
+        train(net, rank, ranks, stop=8)
+        if rank == ranks - 1:
+            os._exit(1)
+        train(net, rank, ranks, start=8)
+    except Exception as error:
+        (folder / f"{rank}.error").write_text(f"{type(error).__name__}: {error}")
+        os._exit(0)
+
+
+def _begin(number: int, work: Callable[..., None], ranks: int, folder: Path, given: tuple) -> None:
+    torch.set_num_threads(1)
+    place = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=place, rank=number, world_size=ranks)
+    try:
+        work(number, ranks, folder, *given)
+    finally:
+        dist.destroy_process_group()
+
+
+def launch(work: Callable[..., None], ranks: int, folder: Path, *given: Any, survive: bool = False) -> None:
+    """Run something in several processes at once."""
+    (folder / "meeting").unlink(missing_ok=True)
+    context: Any = mp.start_processes(  # type: ignore[attr-defined]
+        _begin, (work, ranks, folder, given), ranks, join=False, start_method="fork"
+    )
+    if not survive:
+        while not context.join():
+            pass
+        return
+    for process in context.processes:
+        process.join(60)
+        assert process.exitcode is not None
