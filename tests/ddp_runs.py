@@ -11,9 +11,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import regrow as rg
+from regrow.sharding import gathered
 
 BATCH, STEPS = 12, 50
 
@@ -59,12 +61,27 @@ def train(
     state: dict[str, Any] | None = None,
 ) -> tuple[nn.Module, torch.optim.Optimizer, rg.Shaper]:
     """Train for some steps, in a wrapper where there are more processes than one."""
-    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+    optimizer = make_optimizer(net)
     wrapper: nn.Module = DistributedDataParallel(net) if ranks > 1 else net
     shaper = rg.Shaper(wrapper, optimizer, PLAN, example=batch(0)[0])
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])
         shaper.load_state_dict(state["shaper"])
+    learn(net, wrapper, optimizer, shaper, rank, ranks, start, stop)
+    return net, optimizer, shaper
+
+
+def learn(
+    net: nn.Module,
+    wrapper: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    shaper: rg.Shaper,
+    rank: int = 0,
+    ranks: int = 1,
+    start: int = 0,
+    stop: int = STEPS,
+) -> None:
+    """The loop itself."""
     for step in range(start, stop):
         x, y = batch(step, rank, ranks)
 
@@ -75,7 +92,6 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         shaper.step(loss)
-    return net, optimizer, shaper
 
 
 def trained(rank: int, ranks: int, folder: Path, norm: bool) -> None:
@@ -84,6 +100,41 @@ def trained(rank: int, ranks: int, folder: Path, norm: bool) -> None:
     torch.save(net.state_dict(), folder / f"{rank}.pt")
     state = {"steps": shaper.steps, "state": [dict(v) for v in optimizer.state.values()]}
     torch.save(state, folder / f"optimizer {rank}.pt")
+
+
+def shard(net: nn.Module) -> None:
+    """As users do: each block, and what is left."""
+    for block in list(net.children())[1:-1]:
+        fully_shard(block)
+    fully_shard(net)
+
+
+SHARDED = rg.chain(*(plan for plan in PLAN.plans if not isinstance(next(plan.entries())[0].method, rg.L1)))
+
+
+def sharded(rank: int, ranks: int, folder: Path, adam: bool) -> None:
+    """Train a sharded model; leave the whole of it behind."""
+    net = model()
+    shard(net)
+    optimizer = make_optimizer(net, adam)
+    shaper = rg.Shaper(net, optimizer, SHARDED, example=batch(0)[0], shard=shard)
+    learn(net, net, optimizer, shaper, rank, ranks)
+    whole = {name: gathered(t) for name, t in net.state_dict().items()}
+    torch.save(whole, folder / f"{rank}.pt")
+
+
+def alone(adam: bool) -> dict[str, Tensor]:
+    """The same by one process."""
+    net = model()
+    optimizer = make_optimizer(net, adam)
+    learn(net, net, optimizer, rg.Shaper(net, optimizer, SHARDED, example=batch(0)[0]))
+    return net.state_dict()
+
+
+def make_optimizer(net: nn.Module, adam: bool = False) -> torch.optim.Optimizer:
+    if adam:
+        return torch.optim.AdamW(net.parameters(), 0.01)
+    return torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
 
 
 def begun(rank: int, ranks: int, folder: Path) -> None:

@@ -52,6 +52,15 @@ def test_a_run_goes_on_by_another_number(before: int, after: int, alone: dict[st
     assert apart(weights(tmp_path, 0), alone) < 1e-6
 
 
+@pytest.mark.parametrize("adam", [False, True])
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_sharded_model_is_edited_as_a_whole_one(ranks: int, adam: bool, tmp_path: Path) -> None:
+    ddp_runs.launch(ddp_runs.sharded, ranks, tmp_path, adam)
+    assert apart(weights(tmp_path, 0), ddp_runs.alone(adam)) < 1e-6
+    for rank in range(1, ranks):
+        assert apart(weights(tmp_path, rank), weights(tmp_path, 0)) == 0.0
+
+
 def test_one_that_dies_is_an_error_of_the_others(tmp_path: Path) -> None:
     ddp_runs.launch(ddp_runs.dying, 2, tmp_path, survive=True)
     assert (tmp_path / "0.error").exists()

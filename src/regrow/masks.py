@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from .sharding import is_part, part_like
+
 #: The attribute of a module under which the masks of its own parameters are, by attribute: no state dict has them.
 _MASKS = "_regrow_masks"
 #: And the same as numbers in the parameters' own type: multiplying by these takes a tenth of the time.
@@ -109,9 +111,16 @@ def _factor(module: nn.Module, attribute: str) -> Tensor:
     assert mask is not None
     kept = vars(module).setdefault(_FACTORS, {})
     known = kept.get(attribute)
-    if known is None or known[0] is not mask or known[1].dtype != parameter.dtype:
-        kept[attribute] = known = (mask, torch.empty_like(parameter).copy_(mask))
+    alike = known is not None and known[0] is mask and known[1].dtype == parameter.dtype
+    if known is None or not alike or is_part(known[1]) != is_part(parameter):
+        kept[attribute] = known = (mask, _sharded_like(parameter, mask.to(parameter.dtype)))
     return known[1]
+
+
+def _sharded_like(parameter: Tensor, factor: Tensor) -> Tensor:
+    if is_part(parameter):
+        return part_like(factor, parameter)
+    return torch.empty_like(parameter).copy_(factor)  # in the same memory layout
 
 
 def alive_indices(module: nn.Module, attribute: str) -> Tensor:

@@ -24,7 +24,8 @@ from .operations import GROWS, PRUNES, grow_, prune_
 from .pace import attach, has_paces
 from .plan import Plan, Until, When
 from .progress import Ages, Progress, numbers
-from .structure import Axis, Structure, analyze
+from .sharding import gathered, is_sharded, shard_, sharding_group, unshard_
+from .structure import Axis, Structure, Weights, analyze
 from .weight_operations import grow_weights, looks, prune_weights, rewire_weights
 
 #: The parts of a method that act while training.
@@ -54,6 +55,7 @@ class Shaper:
         plan: Made by :func:`regrow.every`, :func:`regrow.at` and :func:`regrow.chain`.
         example: The model's input, or a tuple of its positional inputs, of batch size 2 or more.
         generator: Where randomness comes from; by default one seeded by torch's initial seed.
+        shard: For models under ``fully_shard``: shards the plain model again after an edit, as was done before.
         before_edit, after_edit: Called with each action before it is done, and with each edit after it.
 
     Raises:
@@ -69,6 +71,7 @@ class Shaper:
         *,
         example: Any,
         generator: torch.Generator | None = None,
+        shard: Callable[[nn.Module], object] | None = None,
         before_edit: Callable[[Action], object] | None = None,
         after_edit: Callable[[Edit], object] | None = None,
     ) -> None:
@@ -78,7 +81,12 @@ class Shaper:
             raise TypeError(f"a plan is made by every(), at(), when(), until() or chain(), not {plan!r}.")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator is a torch.Generator, not {generator!r}.")
-        self._wrapper, self._group = model, group_of(model)
+        self._wrapper, self._shard = model, shard if is_sharded(model) else None
+        if is_sharded(model) and shard is None:
+            raise TypeError("for a model under fully_shard pass shard=, a function that shards the plain model again.")
+        self._group = group_of(model) if self._shard is None else sharding_group(model)
+        if self._shard is not None:
+            unshard_(model, optimizer)
         model = unwrapped(model)
         self.model, self.optimizer, self.plan = model, optimizer, plan
         self.generator = generator or torch.Generator().manual_seed(torch.initial_seed() % 2**63)
@@ -93,13 +101,18 @@ class Shaper:
         for action, _ in plan.entries():
             self._check_protect(action)
         self._training = [(a, last) for a, last in plan.entries() if any(hasattr(a.method, p) for p in _parts_of(a))]
-        self._gradients: dict[Tensor, Tensor] = {}  # of single weights, of the step at which they are looked at
+        self._gradients: dict[Weights, Tensor] = {}  # of single weights, of the step at which they are looked at
         self._without = False  # whether some of these have none
         self._analysis = self.structure.analysis
         self._progress, self._ages = Progress(), Ages()
         if any(masked(model)) or any(action.kind == "weight" for action, _ in plan.entries()):
             hold_masks(model, optimizer)
             watch(optimizer, self._watch)
+        if self._shard is not None:
+            if any(hasattr(action.method, part) for action, _ in plan.entries() for part in ("penalty", "project")):
+                names = ", ".join(sorted({a.method.name for a, _ in plan.entries() if hasattr(a.method, "penalty")}))
+                raise TypeError(f"penalties aren't computed on sharded weights ({names}); choose other methods.")
+            shard_(model, optimizer, self._shard)
 
     def _matching(self, action: Action) -> list[Any]:
         if action.kind in WHOLE:
@@ -136,10 +149,10 @@ class Shaper:
         self._rematch()
         for action in self._due_at(self.steps + 1, _maybe):
             for weights in self._targets[action.place] if _sees_gradients(action) else ():
-                gradient = weights.tensor.grad
+                gradient = gathered(weights.tensor.grad)
                 self._without |= gradient is None
                 if gradient is not None and bool(gradient.isfinite().all()):  # else a scaler will skip the step
-                    self._gradients[weights.tensor] = gradient.clone()
+                    self._gradients[weights] = gradient.clone()
 
     def _due_at(self, step: int, holds: Callable[[When | Until], bool]) -> list[Action]:
         """What the plan has due at a step, behind what has waited for gradients until then."""
@@ -199,8 +212,14 @@ class Shaper:
         self.steps += 1
         due = self._due_at(self.steps, self._holding(reported))
         self._progress.late = []
-        with together(self._group):
-            edits = self._edited(due, closure)
+        if self._shard is not None and due:
+            unshard_(self.model, self.optimizer)
+        try:
+            with together(self._group):
+                edits = self._edited(due, closure)
+        finally:
+            if self._shard is not None and due:
+                shard_(self.model, self.optimizer, self._shard)
         if edits and isinstance(self._wrapper, DistributedDataParallel):
             remake_(self._wrapper)
         self._gradients, self._without = {}, False
@@ -255,9 +274,9 @@ class Shaper:
         perform = _ON_WEIGHTS[type(action)]
         weights, held = self._targets[action.place], self._gradients
         look = looks(closure, action.batches, action.method)
-        fitting = all(w.tensor in held and held[w.tensor].shape == w.tensor.shape for w in weights)
+        fitting = all(w in held and held[w].shape == w.tensor.shape for w in weights)
         if action.batches == 1 and fitting:
-            look = lambda _: held  # noqa: E731, the step's own gradients cost nothing
+            look = lambda _: {w.tensor: held[w] for w in weights}  # noqa: E731, the step's own cost nothing
         elif closure is None and action.batches == 1 and _sees_gradients(action) and not self._without:
             self._progress.late = sorted({*self._progress.late, self.steps})
             raise NothingToDo(f"{action.method.name} waits for the gradients of the next step.")
