@@ -220,7 +220,7 @@ def test_a_budget_that_cannot_be_is_refused() -> None:
     _, structure = with_scales([0.5, 0.4, 0.3])
     with pytest.raises(rg.NotPermissible, match="2 units that may go"):
         rg.prune_(structure, rg.Budget(params=3), rg.L1())
-    with pytest.raises(ValueError, match="params or of flops"):
+    with pytest.raises(ValueError, match="params, flops or latency"):
         rg.Budget()
 
 

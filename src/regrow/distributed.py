@@ -1,12 +1,18 @@
-"""Models in :class:`torch.nn.parallel.DistributedDataParallel`: the wrapper follows edits of what it wraps."""
+"""Models that several processes train together: all make the same edits, and wrappers follow them."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from .agreement import averaged_number, together
+from .sharding import is_sharded, shard_, sharding_group, unshard_
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -14,11 +20,56 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def group_of(model: nn.Module) -> Any:
-    """The group of processes that train copies of a model; None where it is no more than one."""
-    if not isinstance(model, DistributedDataParallel) or dist.get_world_size(model.process_group) == 1:
-        return None
-    return model.process_group
+class Company:
+    """The processes that train copies of a model, or parts of it, together; a single one where there is no wrapper.
+
+    Args:
+        model: In a wrapper, under ``fully_shard``, or neither.
+        optimizer: Its optimizer.
+        shard: Shards the plain model as was done before.
+
+    Attributes:
+        model: The model itself.
+        sharded: Whether each process has a part of it.
+
+    Raises:
+        TypeError: It is sharded, and there is no ``shard``.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, shard: Callable[[nn.Module], object] | None = None
+    ) -> None:
+        self.sharded = is_sharded(model)
+        if self.sharded and shard is None:
+            raise TypeError("for a model under fully_shard pass shard=, a function that shards the plain model again.")
+        self.wrapper = model if isinstance(model, DistributedDataParallel) else None
+        self.model = unwrapped(model)
+        self._optimizer, self._shard = optimizer, shard
+        group = self.wrapper.process_group if self.wrapper is not None else None
+        group = sharding_group(model) if self.sharded else group
+        self._group = group if group is not None and dist.get_world_size(group) > 1 else None
+
+    @contextlib.contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Inside, the model is whole on each process, and all decide alike."""
+        if self.sharded:
+            unshard_(self.model, self._optimizer)
+        try:
+            with together(self._group):
+                yield
+        finally:
+            if self.sharded and self._shard is not None:
+                shard_(self.model, self._optimizer, self._shard)
+
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The means of numbers over processes."""
+        with together(self._group):
+            return {name: averaged_number(value) for name, value in sorted(values.items())}
+
+    def follow(self) -> None:
+        """Let the wrapper follow an edit."""
+        if self.wrapper is not None:
+            remake_(self.wrapper)
 
 
 def remake_(wrapper: DistributedDataParallel) -> None:

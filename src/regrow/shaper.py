@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from .actions import WHOLE, Action, Grow, Prune, Rewire
-from .agreement import agreed, averaged_number, together
-from .amounts import named
+from .agreement import agreed
 from .depth_operations import grow_depth, prune_depth
-from .distributed import group_of, remake_, unwrapped
+from .distributed import Company
 from .edit import Edit
 from .errors import NothingToDo
 from .limits import Limits
 from .masks import hold_masks, masked, watch
 from .measure import parameters
-from .operations import GROWS, PRUNES, grow_, prune_
+from .operations import grow_, prune_
 from .pace import attach, has_paces
 from .plan import Plan, Until, When
 from .progress import Ages, Progress, numbers
-from .sharding import gathered, is_sharded, shard_, sharding_group, unshard_
+from .sharding import gathered
 from .structure import Axis, Structure, Weights, analyze
+from .targets import Targets
 from .weight_operations import grow_weights, looks, prune_weights, rewire_weights
 
 #: The parts of a method that act while training.
@@ -81,74 +81,34 @@ class Shaper:
             raise TypeError(f"a plan is made by every(), at(), when(), until() or chain(), not {plan!r}.")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator is a torch.Generator, not {generator!r}.")
-        self._wrapper, self._shard = model, shard if is_sharded(model) else None
-        if is_sharded(model) and shard is None:
-            raise TypeError("for a model under fully_shard pass shard=, a function that shards the plain model again.")
-        self._group = group_of(model) if self._shard is None else sharding_group(model)
-        if self._shard is not None:
-            unshard_(model, optimizer)
-        model = unwrapped(model)
-        self.model, self.optimizer, self.plan = model, optimizer, plan
+        self._company = Company(model, optimizer, shard)
+        self.model, self.optimizer, self.plan = self._company.model, optimizer, plan
+        self._training = [(a, last) for a, last in plan.entries() if any(hasattr(a.method, p) for p in _parts_of(a))]
+        if self._company.sharded and self._training:
+            names = ", ".join(sorted({action.method.name for action, _ in self._training}))
+            raise TypeError(f"penalties aren't computed on sharded weights ({names}); choose other methods.")
         self.generator = generator or torch.Generator().manual_seed(torch.initial_seed() % 2**63)
-        with together(self._group):  # the first process's example and randomness
-            self.structure: Structure = analyze(model, agreed(example))
+        with self._company.deciding():  # on the first process's example, and with its randomness
+            self.structure: Structure = analyze(self.model, agreed(example))
             self.generator.set_state(agreed(self.generator.get_state()))
+            self._targets = Targets(self.structure, plan)
         self.before_edit, self.after_edit = before_edit, after_edit
         self.steps = 0
         if has_paces(optimizer):
             attach(optimizer)
-        self._targets = {action.place: self._matching(action) for action, _ in plan.entries()}
-        for action, _ in plan.entries():
-            self._check_protect(action)
-        self._training = [(a, last) for a, last in plan.entries() if any(hasattr(a.method, p) for p in _parts_of(a))]
         self._gradients: dict[Weights, Tensor] = {}  # of single weights, of the step at which they are looked at
         self._without = False  # whether some of these have none
-        self._analysis = self.structure.analysis
         self._progress, self._ages = Progress(), Ages()
-        if any(masked(model)) or any(action.kind == "weight" for action, _ in plan.entries()):
-            hold_masks(model, optimizer)
+        if any(masked(self.model)) or any(action.kind == "weight" for action, _ in plan.entries()):
+            hold_masks(self.model, optimizer)
             watch(optimizer, self._watch)
-        if self._shard is not None:
-            if any(hasattr(action.method, part) for action, _ in plan.entries() for part in ("penalty", "project")):
-                names = ", ".join(sorted({a.method.name for a, _ in plan.entries() if hasattr(a.method, "penalty")}))
-                raise TypeError(f"penalties aren't computed on sharded weights ({names}); choose other methods.")
-            shard_(model, optimizer, self._shard)
-
-    def _matching(self, action: Action) -> list[Any]:
-        if action.kind in WHOLE:
-            return self._matching_whole(action)
-        kinds = GROWS if isinstance(action, Grow) else PRUNES
-        able = "growable" if isinstance(action, Grow) else "prunable"
-        of_kind = self.structure.select(kind=action.kind)
-        known = [axis for axis in of_kind if (action.kind or axis.kind in kinds) and getattr(axis, able)]
-        found = [axis for axis in self.structure.select(action.where) if axis in known]
-        if not found:
-            of, names = action.kind or " or ".join(kinds), ", ".join(axis.name for axis in known) or "none"
-            raise ValueError(f"where={action.where!r} matches no {able} {of} axis; there are: {names}.")
-        if isinstance(action.amount, Mapping):
-            return list(named(action.amount, found))
-        return found
-
-    def _matching_whole(self, action: Action) -> list[Any]:
-        found = list(self.structure.select(action.where, kind=action.kind))
-        if not found:
-            names = ", ".join(part.name for part in self.structure.select(kind=action.kind)) or "none"
-            raise ValueError(f"where={action.where!r} matches no {action.kind}s; there are: {names}.")
-        if isinstance(action.amount, Mapping):
-            return list(named(action.amount, found))
-        return found
-
-    def _check_protect(self, action: Action) -> None:
-        for pattern in action.protect if action.kind in WHOLE else ():
-            if not any(part.is_called(pattern) for part in self.structure.select(kind=action.kind)):
-                raise ValueError(f"protect={pattern!r} matches no {action.kind}s.")
 
     def _watch(self) -> None:
         """Keep gradients, before masks hide some, of weights that the coming call of :meth:`step` will look at."""
         self._gradients, self._without = {}, False
-        self._rematch()
+        self._targets.follow()
         for action in self._due_at(self.steps + 1, _maybe):
-            for weights in self._targets[action.place] if _sees_gradients(action) else ():
+            for weights in self._targets[action] if _sees_gradients(action) else ():
                 gradient = gathered(weights.tensor.grad)
                 self._without |= gradient is None
                 if gradient is not None and bool(gradient.isfinite().all()):  # else a scaler will skip the step
@@ -186,7 +146,7 @@ class Shaper:
             known = next((axes for method, axes in found if method == action.method), None)
             if known is None:
                 found.append((action.method, known := []))
-            known += [target for target in self._targets[action.place] if target not in known]
+            known += [target for target in self._targets[action] if target not in known]
         return found
 
     def step(self, closure: Callable[[], Tensor] | None = None, **reported: float | Tensor) -> list[Edit]:
@@ -208,20 +168,14 @@ class Shaper:
         for method, axes in self._active("project"):
             for part in _parts(method, axes):
                 method.project(part)
-        self._rematch()
+        self._targets.follow()
         self.steps += 1
         due = self._due_at(self.steps, self._holding(reported))
         self._progress.late = []
-        if self._shard is not None and due:
-            unshard_(self.model, self.optimizer)
-        try:
-            with together(self._group):
-                edits = self._edited(due, closure)
-        finally:
-            if self._shard is not None and due:
-                shard_(self.model, self.optimizer, self._shard)
-        if edits and isinstance(self._wrapper, DistributedDataParallel):
-            remake_(self._wrapper)
+        with self._company.deciding() if due else nullcontext():
+            edits = self._edited(due, closure)
+        if edits:
+            self._company.follow()
         self._gradients, self._without = {}, False
         return edits
 
@@ -229,7 +183,7 @@ class Shaper:
         """What comes of the actions of a step."""
         edits = []
         for action in due:
-            if not self._targets[action.place]:
+            if not self._targets[action]:
                 continue  # all of it has left the model
             if self.before_edit is not None:
                 self.before_edit(action)
@@ -246,13 +200,12 @@ class Shaper:
         if not any(True for _ in self.plan.waiting()):
             return _maybe
         sizes = {"params": float(parameters(self.model)), "flops": float(self.structure.flops())}
-        with together(self._group):
-            seen = {name: averaged_number(value) for name, value in sorted(numbers(reported).items())}
+        seen = self._company.mean(numbers(reported))
         return self._progress.holding(self.plan, {**seen, **sizes, "step": float(self.steps)})
 
     def _perform(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit | None:
         given = {"optimizer": self.optimizer, "generator": self.generator, "loss": closure, "batches": action.batches}
-        axes = self._targets[action.place]
+        axes = self._targets[action]
         try:
             if action.kind == "weight":
                 return self._perform_on_weights(action, closure)
@@ -272,7 +225,7 @@ class Shaper:
 
     def _perform_on_weights(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit:
         perform = _ON_WEIGHTS[type(action)]
-        weights, held = self._targets[action.place], self._gradients
+        weights, held = self._targets[action], self._gradients
         look = looks(closure, action.batches, action.method)
         fitting = all(w in held and held[w].shape == w.tensor.shape for w in weights)
         if action.batches == 1 and fitting:
@@ -285,7 +238,7 @@ class Shaper:
         return perform(weights, action.amount, *given, **pattern)
 
     def _perform_on_layers(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit:
-        layers = self._matching_whole(action)
+        layers = self._targets.matching(action)
         if isinstance(action, Grow):
             memory = self._progress.memories.setdefault(repr(action.place), {})
             given = (self.generator, action.parallel, closure, action.protect, memory)
@@ -293,21 +246,9 @@ class Shaper:
         given = (closure, action.batches, action.protect)
         return prune_depth(layers, self._progress.amount(action, layers), action.method, self.optimizer, *given)
 
-    def _rematch(self) -> None:
-        """Look again what actions are about, where the model has been analysed again, since it has other layers."""
-        if self._analysis is self.structure.analysis:
-            return
-        self._analysis = self.structure.analysis
-        actions = {action.place: action for action, _ in self.plan.entries()}
-        for place, action in actions.items():
-            try:
-                self._targets[place] = self._matching(action)
-            except ValueError:
-                self._targets[place] = []
-
     def _follow(self, edit: Edit) -> None:
         """Note when units came, and let methods welcome them."""
-        self._rematch()
+        self._targets.follow()
         if edit.kind != "unit":
             return
         for name, sizes in edit.sizes.items():

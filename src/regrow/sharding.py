@@ -21,7 +21,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 def _sharded(model: nn.Module) -> Iterator[nn.Module]:
     known: Any = sys.modules.get("torch.distributed.fsdp")
-    if known is not None:  # else nobody can have called fully_shard
+    if known is not None and isinstance(model, nn.Module):  # else nobody can have called fully_shard
         yield from (module for module in model.modules() if isinstance(module, known.FSDPModule))
 
 
