@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -16,8 +17,21 @@ from .sharding import is_sharded, shard_, sharding_group, unshard_
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model in a wrapper, or itself."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    """The model in wrappers, of several processes or of ``torch.compile``, or itself."""
+    while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod  # type: ignore[assignment]
+    return model
+
+
+def _parallel(model: nn.Module) -> DistributedDataParallel | None:
+    """The wrapper of several processes around a model, where there is one."""
+    while hasattr(model, "_orig_mod"):
+        model = model._orig_mod  # type: ignore[assignment]
+    return model if isinstance(model, DistributedDataParallel) else None
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
 
 
 class Company:
@@ -31,6 +45,7 @@ class Company:
     Attributes:
         model: The model itself.
         sharded: Whether each process has a part of it.
+        resets: How often what ``torch.compile`` had made was forgotten.
 
     Raises:
         TypeError: It is sharded, and there is no ``shard``.
@@ -42,7 +57,8 @@ class Company:
         self.sharded = is_sharded(model)
         if self.sharded and shard is None:
             raise TypeError("for a model under fully_shard pass shard=, a function that shards the plain model again.")
-        self.wrapper = model if isinstance(model, DistributedDataParallel) else None
+        self.wrapper, self._given = _parallel(model), model
+        self.resets = 0
         self.model = unwrapped(model)
         self._optimizer, self._shard = optimizer, shard
         group = self.wrapper.process_group if self.wrapper is not None else None
@@ -67,9 +83,12 @@ class Company:
             return {name: averaged_number(value) for name, value in sorted(values.items())}
 
     def follow(self) -> None:
-        """Let the wrapper follow an edit."""
+        """Let wrappers follow an edit; what is compiled for other shapes is forgotten, or torch gives up compiling."""
         if self.wrapper is not None:
             remake_(self.wrapper)
+        if _is_compiled(self._given):
+            torch.compiler.reset()
+            self.resets += 1
 
 
 def remake_(wrapper: DistributedDataParallel) -> None:

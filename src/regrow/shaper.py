@@ -49,7 +49,7 @@ class Shaper:
                 print(edit)
 
     Args:
-        model: Any module, or one in :class:`torch.nn.parallel.DistributedDataParallel`, which follows its edits then.
+        model: Any module, compiled or not, or one in :class:`torch.nn.parallel.DistributedDataParallel`, which follows.
             All processes make the same edits: what methods see is averaged over them, and they draw the same numbers.
         optimizer: Its optimizer; its state follows every edit.
         plan: Made by :func:`regrow.every`, :func:`regrow.at` and :func:`regrow.chain`.
@@ -118,6 +118,11 @@ class Shaper:
         """What the plan has due at a step, behind what has waited for gradients until then."""
         waiting = [a for late in self._progress.late for a in self.plan.due(late, _maybe) if _sees_gradients(a)]
         return [*waiting, *self.plan.due(step, holds)]
+
+    @property
+    def recompilations(self) -> int:
+        """How often the model has had to be compiled again, by :func:`torch.compile`, since its shapes had changed."""
+        return self._company.resets
 
     @property
     def due(self) -> bool:
