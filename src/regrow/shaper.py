@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from .actions import WHOLE, Action, Grow, Prune, Rewire
 from .agreement import agreed
@@ -23,6 +24,7 @@ from .operations import grow_, prune_
 from .pace import attach, has_paces
 from .plan import Plan, Until, When
 from .progress import Ages, Progress, numbers
+from .shapes import follow_
 from .sharding import gathered
 from .structure import Axis, Structure, Weights, analyze
 from .targets import Targets
@@ -55,6 +57,8 @@ class Shaper:
         plan: Made by :func:`regrow.every`, :func:`regrow.at` and :func:`regrow.chain`.
         example: The model's input, or a tuple of its positional inputs, of batch size 2 or more.
         generator: Where randomness comes from; by default one seeded by torch's initial seed.
+        copies: Copies of the model that follow its edits, as :class:`torch.optim.swa_utils.AveragedModel` for running
+            averages of its weights.
         shard: For models under ``fully_shard``: shards the plain model again after an edit, as was done before.
         before_edit, after_edit: Called with each action before it is done, and with each edit after it.
 
@@ -71,6 +75,7 @@ class Shaper:
         *,
         example: Any,
         generator: torch.Generator | None = None,
+        copies: Sequence[nn.Module] = (),
         shard: Callable[[nn.Module], object] | None = None,
         before_edit: Callable[[Action], object] | None = None,
         after_edit: Callable[[Edit], object] | None = None,
@@ -93,6 +98,7 @@ class Shaper:
             self.generator.set_state(agreed(self.generator.get_state()))
             self._targets = Targets(self.structure, plan)
         self.before_edit, self.after_edit = before_edit, after_edit
+        self._copies = [copied.module if isinstance(copied, AveragedModel) else copied for copied in copies]
         self.steps = 0
         if has_paces(optimizer):
             attach(optimizer)
@@ -252,7 +258,9 @@ class Shaper:
         return prune_depth(layers, self._progress.amount(action, layers), action.method, self.optimizer, *given)
 
     def _follow(self, edit: Edit) -> None:
-        """Note when units came, and let methods welcome them."""
+        """Let copies follow, note when units came, and let methods welcome them."""
+        for copied in self._copies:
+            follow_(copied, self.model, edit)
         self._targets.follow()
         if edit.kind != "unit":
             return
