@@ -6,6 +6,7 @@ An optimizer changes the values of a model's parameters; a :class:`Shaper` chang
 
 from . import measure, testing
 from .actions import Grow, Prune, Rewire
+from .checkpoints import Checkpoint
 from .conditions import Above, Below, Plateau
 from .cutoffs import Budget, Threshold, Valley
 from .edit import Edit
@@ -23,6 +24,7 @@ from .method import create_method, list_methods, method_config, register
 from .operations import grow_, prune_
 from .plan import Plan, at, chain, every, until, when
 from .plan_json import plan_from_json, plan_to_json
+from .pretrained import check_pretrained, save_pretrained
 from .pruning.ablation import Ablation
 from .pruning.gating import add_gates_, fold_gates_
 from .pruning.l1 import L1
@@ -52,6 +54,7 @@ __all__ = [
     "Below",
     "Budget",
     "Cell",
+    "Checkpoint",
     "Deepen",
     "Edit",
     "Firefly",
@@ -80,6 +83,7 @@ __all__ = [
     "analyze",
     "at",
     "chain",
+    "check_pretrained",
     "constant",
     "cosine",
     "create_method",
@@ -101,6 +105,7 @@ __all__ = [
     "rewire_",
     "rule",
     "save",
+    "save_pretrained",
     "testing",
     "to_sparse",
     "until",

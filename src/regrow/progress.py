@@ -104,9 +104,9 @@ class Ages:
         old = iter(step for unit, step in enumerate(kept) if unit not in gone)
         self._births[axis] = [step if unit in arrived else next(old) for unit in range(after)]
 
-    def state_dict(self) -> dict[str, list[int]]:
-        """By the axes' names."""
-        return {axis.name: list(steps) for axis, steps in self._births.items()}
+    def state_dict(self, axes: Sequence[Axis]) -> dict[str, list[int]]:
+        """By the names of the axes that there are."""
+        return {axis.name: list(self._births[axis]) for axis in axes if axis in self._births}
 
     def load_state_dict(self, axes: Sequence[Axis], state: Mapping[str, Sequence[int]]) -> None:
         """Go on from what :meth:`state_dict` returned."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_type_hints
 
@@ -16,6 +18,16 @@ from .transaction import Transaction
 
 #: A file may hold no more changes than this, and no more elements of tensors, relative to the model, on the way.
 MOST_CHANGES, MOST_TIMES = 10_000, 8
+#: The largest integer in a change, and the longest tuple that a module can have returned.
+MOST_INTEGER, MOST_LENGTH = 2**31, 1_000
+#: In which ways which changes are made.
+_WAYS = {
+    "remove": ("list", "sequential", "place"),
+    "copy": ("list", "sequential", "kept"),
+    "behind": ("kept",),
+    "beside": ("kept",),
+}
+_types = functools.cache(get_type_hints)
 
 
 def as_json(changes: Sequence[Change]) -> list[dict[str, Any]]:
@@ -42,8 +54,8 @@ def from_json(listed: Any) -> list[Change]:
 
 def _made(kind: type, held: Any) -> Any:
     if not isinstance(held, dict):
-        raise ValueError(f"a change of the module tree is a table, not {held!r}.")
-    types, given = get_type_hints(kind), {}
+        raise ValueError(f"a change of the module tree is a table, not {reprlib.repr(held)}.")
+    types, given = _types(kind), {}
     for name, value in held.items():
         if name not in types:
             raise ValueError(f"a change of the module tree has no {name!r}.")
@@ -54,8 +66,11 @@ def _made(kind: type, held: Any) -> Any:
         allowed = _literals(types[name])
         if allowed and value not in allowed:
             raise ValueError(f"{name} of a change of the module tree is none of {', '.join(map(repr, allowed))}.")
-        if not allowed and type(value) is not types[name]:
-            raise ValueError(f"{name} of a change of the module tree is no {types[name].__name__}: {value!r}.")
+        fits = type(value) is types[name] and (types[name] is not int or 0 <= value < MOST_INTEGER)
+        if not allowed and not fits:
+            raise ValueError(
+                f"{name} of a change of the module tree is no {types[name].__name__}: {reprlib.repr(value)}."
+            )
     try:
         return kind(**given)
     except TypeError as error:
@@ -66,7 +81,7 @@ def _passed(held: Any) -> tuple[tuple[int, int | str], ...]:
     pairs = held if isinstance(held, list) and len(held) <= MOST_CHANGES else [held]
     for pair in pairs:
         if not isinstance(pair, list) or len(pair) != 2 or type(pair[0]) is not int or type(pair[1]) not in (int, str):
-            raise ValueError(f"passed of a change of the module tree is no pair of a place and an argument: {pair!r}.")
+            raise ValueError(f"passed of a change of the module tree is no place and argument: {reprlib.repr(pair)}.")
     return tuple((place, argument) for place, argument in pairs)
 
 
@@ -95,7 +110,7 @@ def replay(writes: Transaction, model: nn.Module, changes: Sequence[Change], ele
             parent = model.get_submodule(holder)
             before = items_of(parent)
             _check_place(change, parent)
-            if change.branch is not None and change.branch.ins * change.branch.outs > most:
+            if change.branch is not None and _largest(change.branch) > most:
                 raise ValueError("it is out of all proportion")
             change.plan(writes, model, change.new_module(model))
             writes.run()
@@ -116,9 +131,23 @@ def _check_place(change: Change, parent: nn.Module) -> None:
     wanted = {"list": nn.ModuleList, "sequential": nn.Sequential}.get(change.how, nn.Module)
     if not isinstance(parent, wanted):
         raise ValueError(f"the module above is no {wanted.__name__}")
-    if change.how == "sequential" and change.what == "copy" and (not change.key or "." in change.key):
-        raise ValueError(f"{change.key!r} can't be the name of a module")
+    if change.path.rpartition(".")[2] not in parent._modules:
+        raise ValueError("there is no such module")
+    if change.how not in _WAYS[change.what]:
+        raise ValueError(f"none is made by {change.how!r}")
+    if change.length > MOST_LENGTH:
+        raise ValueError(f"no module returns {change.length:,} values")
+    named = change.how == "sequential" and change.what == "copy"
+    if named and (not change.key or "." in change.key or hasattr(parent, change.key)):
+        raise ValueError(f"{reprlib.repr(change.key)} can't be the name of a module")
+
+
+def _largest(branch: Branch) -> int:
+    """How many elements the largest tensor of a branch has at most."""
+    window, dense = 3 ** min(branch.spatial, 3), max(1, branch.ins) * max(1, branch.outs)
+    return dense * window if branch.kind in ("3x3", "identity", "residual") else dense + branch.ins * window
 
 
 def _elements(model: nn.Module) -> int:
-    return sum(tensor.numel() for tensor in named_tensors(model).values())
+    """Of all tensors; empty ones count, for there may be many."""
+    return sum(max(1, tensor.numel()) for tensor in named_tensors(model).values())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -29,6 +29,8 @@ from .transaction import Transaction
 
 FORMAT = 1
 MODEL_FILE, SHAPE_FILE = "model.safetensors", "shape.json"
+#: What a shape may need beside its masks, which are smaller than the tensors, in bytes; and its largest integer.
+MOST_BYTES, MOST_INTEGER = 2**24, 2**63
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -72,12 +74,12 @@ def load(folder: str | Path, fresh_model: M) -> M:
         ValueError: A file is missing or damaged, or belongs to another model. The model is unchanged then.
     """
     folder = Path(folder)
-    shape = _read_shape(folder / SHAPE_FILE)
+    shape = _read_shape(folder)
     try:
         with safe_open(folder / MODEL_FILE, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
             inner = (file.metadata() or {}).get("shape")
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # torch has its own for dtypes and shapes that it doesn't know
         raise ValueError(f"{folder / MODEL_FILE} can't be read: {error}") from error
     held = {name: list(t.shape) for name, t in tensors.items()}
     if held != shape["tensors"] and inner is not None:
@@ -87,10 +89,12 @@ def load(folder: str | Path, fresh_model: M) -> M:
         raise ValueError(f"{folder / MODEL_FILE} doesn't hold the tensors that {SHAPE_FILE} lists.")
     changes = from_json(shape["changes"])
     with Transaction() as writes:
-        replay(writes, fresh_model, changes, sum(math.prod(size) for size in shape["tensors"].values()))
+        with torch.random.fork_rng([]):  # modules that enter draw values, which are overwritten
+            replay(writes, fresh_model, changes, sum(math.prod(size) for size in shape["tensors"].values()))
         masks = _unpacked(shape, dict(fresh_model.named_parameters()), folder / SHAPE_FILE)
         _plan_reshape(writes, fresh_model, named_tensors(fresh_model), tensors, shape["sizes"])
         writes.run()
+        tensors = _as_in(named_tensors(fresh_model), tensors)
         with torch.no_grad():
             for name, tensor in named_tensors(fresh_model).items():
                 tensor.copy_(tensors[name])
@@ -151,9 +155,15 @@ def _unpacked(shape: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], 
     return found
 
 
-def _read_shape(path: Path) -> dict[str, Any]:
+def _read_shape(folder: Path) -> dict[str, Any]:
+    path = folder / SHAPE_FILE
     try:
-        return _checked_shape(path.read_text(), path)
+        size, most = path.stat().st_size, MOST_BYTES + (folder / MODEL_FILE).stat().st_size
+        with path.open("rb") as file:
+            held = file.read(min(size, most) + 1)
+        if len(held) > min(size, most):
+            raise ValueError(f"{path} is too large to be the shape of {MODEL_FILE}.")
+        return _checked_shape(held.decode(), path)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
 
@@ -181,7 +191,7 @@ def _is_table(table: Any, allowed: Callable[[Any], bool]) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-    return type(value) is int
+    return type(value) is int and abs(value) < MOST_INTEGER
 
 
 def _is_shape(value: Any) -> bool:
@@ -214,8 +224,12 @@ def _plan_reshape(
     for module in depthwise if not sizes else ():
         writes.attribute(module, "groups", module.weight.shape[0])
     writes.run()
-    for module in modules.values():
-        for attribute, size in outdated_sizes(module):
+    for name, module in modules.items():
+        try:
+            outdated = list(outdated_sizes(module))
+        except Exception as error:  # as of no heads
+            raise ValueError(f"these sizes don't fit {name or 'the model'}: {error}") from error
+        for attribute, size in outdated:
             writes.attribute(module, attribute, size)
 
 
@@ -228,6 +242,22 @@ def _check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> 
             raise ValueError(f"{name} is on the meta device and can hold no values; build the model on a real one.")
         if tensor.ndim != own[name].ndim:
             raise ValueError(f"{name} has {own[name].ndim} dimensions in the model and {tensor.ndim} in the file.")
+
+
+def _as_in(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as those of the model are, so that nothing can fail once the first is copied."""
+    found = {}
+    for name, tensor in tensors.items():
+        dtype = own[name].dtype
+        try:
+            if (dtype.is_floating_point, dtype.is_complex) != (tensor.is_floating_point(), tensor.is_complex()):
+                raise TypeError("numbers of one kind don't become those of another")
+            found[name] = tensor.to(dtype)
+        except (RuntimeError, TypeError) as error:  # of dtypes that torch can only store
+            raise ValueError(
+                f"{name} is of {dtype} in the model and of {tensor.dtype} in the file: {error}."
+            ) from error
+    return found
 
 
 def _changed_sizes(

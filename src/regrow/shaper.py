@@ -276,7 +276,7 @@ class Shaper:
         return {
             "steps": self.steps,
             "generator": self.generator.get_state(),
-            "births": self._ages.state_dict(),
+            "births": self._ages.state_dict(self.structure.axes),
             "progress": self._progress.state_dict(),
         }
 

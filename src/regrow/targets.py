@@ -10,6 +10,7 @@ from .amounts import named
 from .operations import GROWS, PRUNES
 from .plan import Plan
 from .structure import Structure
+from .surgery import history
 
 
 class Targets:
@@ -21,7 +22,10 @@ class Targets:
 
     def __init__(self, structure: Structure, plan: Plan) -> None:
         self._structure, self._plan, self._analysis = structure, plan, structure.analysis
-        self._found = {action.place: self.matching(action) for action, _ in plan.entries()}
+        # Of a run that goes on, all that an action is about may have left.
+        self._found = {
+            a.place: self._left(a) if history(structure.model) else self.matching(a) for a, _ in plan.entries()
+        }
         for action, _ in plan.entries():
             self._check_protect(action)
 
@@ -34,10 +38,14 @@ class Targets:
             return
         self._analysis = self._structure.analysis
         for action in {action.place: action for action, _ in self._plan.entries()}.values():
-            try:
-                self._found[action.place] = self.matching(action)
-            except ValueError:
-                self._found[action.place] = []
+            self._found[action.place] = self._left(action)
+
+    def _left(self, action: Action) -> list[Any]:
+        """What an action is about, if there is anything any more."""
+        try:
+            return self.matching(action)
+        except ValueError:
+            return []
 
     def matching(self, action: Action) -> list[Any]:
         """What an action is about now.
@@ -61,6 +69,6 @@ class Targets:
         return list(named(action.amount, found)) if isinstance(action.amount, Mapping) else found
 
     def _check_protect(self, action: Action) -> None:
-        for pattern in action.protect if action.kind in WHOLE else ():
+        for pattern in action.protect if action.kind in WHOLE and not history(self._structure.model) else ():
             if not any(part.is_called(pattern) for part in self._structure.select(kind=action.kind)):
                 raise ValueError(f"protect={pattern!r} matches no {action.kind}s.")
