@@ -329,6 +329,13 @@ def test_averages_of_weights_follow(case: str, buffers: bool) -> None:
         assert all(not bool(t[~w.mask].any()) for w in shaper.structure.weights for t in [_of(average.module, w.name)])
 
 
+def test_a_copy_of_other_shapes_is_refused() -> None:
+    model, other = Stacked(), Stacked()
+    rg.grow_(rg.analyze(other, EXAMPLE)["first"], 2)
+    with pytest.raises(ValueError, match="differs from it in first"):
+        rg.Shaper(model, adam(model), rg.at(1, EDITS["grown"][0]), example=EXAMPLE, copies=[other])
+
+
 def _of(model: nn.Module, name: str) -> Tensor:
     return dict(model.named_parameters())[name]
 

@@ -163,6 +163,18 @@ def test_conditions_go_on_where_they_were() -> None:
     assert again.widths(5) == whole[4:]
 
 
+def test_a_pattern_that_matches_nothing_is_told_also_where_layers_have_changed() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    rg.prune_(rg.analyze(model, X).layers[1], 1)
+    plan = rg.at(5, rg.Grow(rg.Random(), 2, where="nowhere"))
+    shaper = rg.Shaper(model, torch.optim.SGD(model.parameters(), 0.1), plan, example=X)
+    with pytest.raises(ValueError, match="nowhere"):
+        shaper.step()
+    shaper.load_state_dict({**shaper.state_dict(), "steps": 3})  # of a run that goes on, what it was about has left
+    assert shaper.step() == []
+
+
 # --------------------------------------------------------------------------------------------------
 # budgets
 

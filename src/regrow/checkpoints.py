@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from .pace import attach
+from .pace import WAITING, attach
 from .saving import load, save
 from .shaper import Shaper
 
@@ -29,7 +29,6 @@ FORMAT = 1
 STATE_FILE = "training.pt"
 _NAME, _PARTIAL = re.compile(r"checkpoint-(\d{8})"), ".partial"
 _KEYS = {"format", "optimizer", "names", "waiting", "shaper", "others", "extra", "random"}
-_WAITING = "_regrow_waiting"  # paces of parameters of which the optimizer has no state as yet
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -219,7 +218,7 @@ def _names(optimizer: Optimizer, model: nn.Module) -> list[list[str]]:
 
 
 def _waiting(optimizer: Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
-    waiting = vars(optimizer).get(_WAITING, {})
+    waiting = vars(optimizer).get(WAITING, {})
     return {name: dict(waiting[p]) for name, p in model.named_parameters() if waiting.get(p)}
 
 
@@ -239,7 +238,7 @@ def _restore_optimizer(optimizer: Optimizer, model: nn.Module, state: Mapping[st
     optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
     parameters = dict(model.named_parameters())
     for name, paces in state["waiting"].items():
-        vars(optimizer).setdefault(_WAITING, {})[parameters[name]] = {
+        vars(optimizer).setdefault(WAITING, {})[parameters[name]] = {
             key: pace.to(parameters[name].device) for key, pace in paces.items()
         }
         attach(optimizer)

@@ -172,8 +172,9 @@ class Edit:
                 before = self._outputs(past, args, kwargs)
             finally:
                 writes.take_back()
-        pairs = [(a, b) for a, b in zip(after, before, strict=False) if a.shape == b.shape]  # a cache has other entries
-        return max(float((a - b).abs().max()) for a, b in pairs)
+        deeper = self.kind in ("layer", "cell")  # a cache has an entry for each layer
+        pairs = zip(after, before, strict=not deeper)
+        return max(float((a - b).abs().max()) for a, b in pairs if not deeper or a.shape == b.shape)
 
     def _outputs(self, tensors: dict[str, Tensor], args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
         model = self.structure.model

@@ -23,6 +23,8 @@ Kind = Literal["gradient", "update"]
 
 _PREFIX = "regrow_slower_"
 _HOOKED = "_regrow_paced"
+#: Under which attribute of an optimizer paces wait of parameters of which it has no state as yet.
+WAITING = "_regrow_waiting"
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,13 @@ def _store(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
     state = optimizer.state.get(parameter)
     if state:
         return state
-    waiting = vars(optimizer).setdefault("_regrow_waiting", {})
+    waiting = vars(optimizer).setdefault(WAITING, {})
     return waiting.setdefault(parameter, {})
 
 
 def _paces(optimizer: Optimizer, kind: Kind) -> Iterator[tuple[Tensor, Tensor]]:
     """Each parameter that has paces of that kind, with the factor on each of its entries."""
-    found: dict[Tensor, dict[str, Any]] = {**vars(optimizer).get("_regrow_waiting", {}), **optimizer.state}
+    found: dict[Tensor, dict[str, Any]] = {**vars(optimizer).get(WAITING, {}), **optimizer.state}
     for parameter, state in found.items():
         slower = [value for key, value in state.items() if key.startswith(f"{_PREFIX}{kind}")]
         if slower and parameter.grad is not None:
@@ -113,6 +115,6 @@ def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 def _after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for parameter, (before, factor) in vars(optimizer).pop("_regrow_held", {}).items():
         parameter.copy_(before + factor * (parameter - before))
-    waiting = vars(optimizer).get("_regrow_waiting", {})
+    waiting = vars(optimizer).get(WAITING, {})
     for parameter in [p for p in waiting if optimizer.state.get(p)]:
         optimizer.state[parameter].update(waiting.pop(parameter))

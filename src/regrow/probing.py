@@ -22,13 +22,11 @@ class Probe:
     """A model's example, with random numbers where that is constant: on zeros nearly everything is the identity."""
 
     def __init__(self, structure: Structure) -> None:
-        self.model, self.structure = structure.model, structure
-        self._example = structure._example
+        self.model = structure.model
         if any(tensor.is_meta for tensor in named_tensors(self.model).values()):
             raise NotPermissible("the model is on meta: layers and cells are edited where numbers are; move it there.")
         device = next((t.device for t in named_tensors(self.model).values()), None)
-        self._example = pytree.tree_map(lambda v: v.to(device) if isinstance(v, Tensor) else v, self._example)
-        plain = self._example
+        plain = pytree.tree_map(lambda v: v.to(device) if isinstance(v, Tensor) else v, structure._example)
         self._example = pytree.tree_map(_varied, plain)
         try:
             usable = all(bool(out.isfinite().all()) for out in self.outputs())

@@ -20,11 +20,11 @@ from .errors import NothingToDo
 from .limits import Limits
 from .masks import hold_masks, masked, watch
 from .measure import parameters
+from .mirrors import check_mirrors, follow_
 from .operations import grow_, prune_
 from .pace import attach, has_paces
 from .plan import Plan, Until, When
 from .progress import Ages, Progress, numbers
-from .shapes import follow_
 from .sharding import gathered
 from .structure import Axis, Structure, Weights, analyze
 from .targets import Targets
@@ -54,17 +54,19 @@ class Shaper:
         model: Any module, compiled or not, or one in :class:`torch.nn.parallel.DistributedDataParallel`, which follows.
             All processes make the same edits: what methods see is averaged over them, and they draw the same numbers.
         optimizer: Its optimizer; its state follows every edit.
-        plan: Made by :func:`regrow.every`, :func:`regrow.at` and :func:`regrow.chain`.
+        plan: Made by :func:`regrow.every`, :func:`regrow.at`, :func:`regrow.when`, :func:`regrow.until` and
+            :func:`regrow.chain`.
         example: The model's input, or a tuple of its positional inputs, of batch size 2 or more.
         generator: Where randomness comes from; by default one seeded by torch's initial seed.
         copies: Copies of the model that follow its edits, as :class:`torch.optim.swa_utils.AveragedModel` for running
-            averages of its weights.
+            averages of its weights. They don't follow when one is undone.
         shard: For models under ``fully_shard``: shards the plain model again after an edit, as was done before.
         before_edit, after_edit: Called with each action before it is done, and with each edit after it.
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: The model doesn't run on the example, or an action of the plan matches no axis.
+        ValueError: The model doesn't run on the example, a copy has other shapes, or an action of the plan matches no
+            axis; in a model whose layers have changed already that is said at the first step, unless a run goes on.
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class Shaper:
             self._targets = Targets(self.structure, plan)
         self.before_edit, self.after_edit = before_edit, after_edit
         self._copies = [copied.module if isinstance(copied, AveragedModel) else copied for copied in copies]
+        for copied in self._copies:
+            check_mirrors(copied, self.model)
         self.steps = 0
         if has_paces(optimizer):
             attach(optimizer)
@@ -179,20 +183,24 @@ class Shaper:
         for method, axes in self._active("project"):
             for part in _parts(method, axes):
                 method.project(part)
+        if not self.steps:
+            self._targets.require()
         self._targets.follow()
         self.steps += 1
         due = self._due_at(self.steps, self._holding(reported))
         self._progress.late = []
-        with self._company.deciding() if due else nullcontext():
-            edits = self._edited(due, closure)
-        if edits:
-            self._company.follow()
-        self._gradients, self._without = {}, False
+        edits: list[Edit] = []
+        try:
+            with self._company.deciding() if due else nullcontext():
+                self._edit(due, closure, edits)
+        finally:  # what was done before an action that can't be stays done
+            if edits:
+                self._company.follow()
+            self._gradients, self._without = {}, False
         return edits
 
-    def _edited(self, due: Sequence[Action], closure: Callable[[], Tensor] | None) -> list[Edit]:
-        """What comes of the actions of a step."""
-        edits = []
+    def _edit(self, due: Sequence[Action], closure: Callable[[], Tensor] | None, edits: list[Edit]) -> None:
+        """Do the actions of a step, and note what comes of them."""
         for action in due:
             if not self._targets[action]:
                 continue  # all of it has left the model
@@ -204,7 +212,6 @@ class Shaper:
                 self._follow(edit)
                 if self.after_edit is not None:
                     self.after_edit(edit)
-        return edits
 
     def _holding(self, reported: Mapping[str, float | Tensor]) -> Callable[[When | Until], bool]:
         """Tells of parts of the plan that wait for a condition whether it holds at this step."""

@@ -32,6 +32,16 @@ class Targets:
     def __getitem__(self, action: Action) -> list[Any]:
         return self._found[action.place]
 
+    def require(self) -> None:
+        """Each action is about something.
+
+        Raises:
+            ValueError: One is about nothing.
+        """
+        for action, _ in self._plan.entries():
+            if not self[action]:
+                self.matching(action)
+
     def follow(self) -> None:
         """Look again, where the model has been analysed again since it has other layers."""
         if self._analysis is self._structure.analysis:

@@ -20,9 +20,8 @@ except ImportError as error:
 from ..actions import Action
 from ..edit import Edit
 from ..plan import Plan
-from ..saving import SHAPE_FILE
 from ..shaper import Shaper
-from ..shapes import shape_of, take_shape_
+from ..shapes import SHAPE_FILE, shape_of, take_shape_
 
 
 class AccelerateShaper:

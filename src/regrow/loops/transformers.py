@@ -22,9 +22,8 @@ except ImportError as error:
 from ..actions import Action
 from ..edit import Edit
 from ..plan import Plan
-from ..saving import SHAPE_FILE
 from ..shaper import Shaper
-from ..shapes import shape_of, take_shape_
+from ..shapes import SHAPE_FILE, shape_of, take_shape_
 from .events import add_penalty, numbers_in
 
 #: What is beside a checkpoint's weights: their shapes as :func:`regrow.save` writes them, and the Shaper's state.
