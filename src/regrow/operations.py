@@ -179,7 +179,7 @@ def prune_(
             from axis names to either, each axis by itself; a :class:`regrow.Threshold` or :class:`regrow.Valley` of
             the scores, or a :class:`regrow.Budget`; or, for one axis, the units to remove. Of single weights likewise a
             number, a fraction of those that are on, a mapping or a threshold; a :class:`regrow.Sparsity` to get up to,
-            or a :class:`regrow.Pattern`; or, for one tensor, flat indices, or a bool tensor that is True where one goes.
+            or a :class:`regrow.Pattern`; or, for one tensor, flat indices, or a bool tensor, True where one goes.
         method: A method with ``score``; :class:`regrow.L1` by default. For single weights one with ``score_weights``;
             :class:`regrow.Magnitude` by default. For layers and cells one with ``score_layers``;
             :class:`regrow.Taylor` by default.
