@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -36,6 +36,23 @@ class Grown:
     gradient_factors: Mapping[Entry, float] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Suggestion:
+    """When a method wants to act, and how much: what :class:`regrow.Shaper` takes for a plan.
+
+    Attributes:
+        period: Every how many steps.
+        amount: As in an action of a plan.
+        verb: The action: "grow", "prune" or "adapt".
+        options: Further arguments of the action.
+    """
+
+    period: int
+    amount: Any
+    verb: Literal["grow", "prune", "adapt"] = "grow"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
 @runtime_checkable
 class Method(Protocol):
     """Every method has a name; see :class:`Grower`, :class:`Pruner` and :class:`Penalty` for what it may do."""
@@ -48,8 +65,10 @@ class Grower(Method, Protocol):
     """A method that can make new units.
 
     It may have ``needs``, what it must see of an axis (:data:`regrow.evidence.Needs`), and ``settle(gains, most, free,
-    seen)``, which decides how many units each axis gains where the user's amount leaves that open. Running statistics
-    follow what its units change where ``recalibrates`` is true.
+    seen, memory)``, which decides how many units each axis gains where the user's amount leaves that open, or that none
+    does now; in ``memory`` it may note plain values for the next time that its action is due in a plan. It may
+    have ``schedule()``, a :class:`Suggestion` that is a plan by itself. Running statistics follow what its units change
+    where ``recalibrates`` is true; where ``leaves_out`` is true, axes that it can't look at are passed over.
     """
 
     def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh | Grown:

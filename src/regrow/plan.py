@@ -10,6 +10,7 @@ from torch import nn
 
 from .actions import Action, Grow, Prune, Rewire, check_step
 from .conditions import Condition
+from .method import Method, Suggestion
 from .schedules import Schedule
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ def when(condition: Condition, action: Action, start: int = 0, stop: int | None 
     return When(_checked_condition(condition), _checked(action), start, stop)
 
 
-def until(condition: Condition, plan: Plan) -> Until:
+def until(condition: Condition, plan: Plan | Method) -> Until:
     """``plan``, until a condition has held once.
 
     Raises:
@@ -251,21 +252,42 @@ def until(condition: Condition, plan: Plan) -> Until:
     >>> import regrow as rg
     >>> plan = rg.until(rg.Above("params", 10_000_000), rg.every(100, rg.Grow(rg.GradMax(), 16)))
     """
-    if not isinstance(plan, Plan):
-        raise TypeError(f"until takes a plan, made by every(), at(), when() or chain(), not {plan!r}.")
-    return Until(_checked_condition(condition), plan)
+    return Until(_checked_condition(condition), as_plan(plan))
 
 
-def chain(*plans: Plan) -> Chain:
+def chain(*plans: Plan | Method) -> Chain:
     """Several plans as one; actions due at the same step are done in the order given.
 
     Raises:
-        TypeError: One of them is no plan.
+        TypeError: One of them is no plan, nor a method with a schedule of its own.
     """
-    for plan in plans:
-        if not isinstance(plan, Plan):
-            raise TypeError(f"chain takes plans, made by every(), at(), when() or chain(), not {plan!r}.")
-    return Chain(plans)
+    return Chain(tuple(map(as_plan, plans)))
+
+
+def as_plan(value: Any) -> Plan:
+    """A plan as it is; of a method with a schedule of its own, what it suggests.
+
+    Raises:
+        TypeError: It is neither.
+
+    >>> from regrow.growing.autogrow import AutoGrow
+    >>> as_plan(AutoGrow()).period
+    200
+    """
+    if isinstance(value, Plan):
+        return value
+    schedule = getattr(value, "schedule", None)
+    if isinstance(value, type) or not callable(schedule):
+        raise TypeError(
+            f"a plan is made by every(), at(), when(), until() or chain(), or a method with a schedule, not {value!r}."
+        )
+    suggested: Suggestion = schedule()
+    action = _ACTIONS[suggested.verb](value, suggested.amount, **suggested.options)
+    return every(suggested.period, action)
+
+
+#: The actions that methods suggest by name.
+_ACTIONS: dict[str, type[Action]] = {"grow": Grow, "prune": Prune}
 
 
 def _needs_time(action: Any) -> bool:

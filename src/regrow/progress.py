@@ -57,6 +57,10 @@ class Progress:
                 found[id(part)] = in_time and part.condition.holds(seen, memory)
         return lambda part: found[id(part)]
 
+    def memory(self, action: Action) -> dict[str, Any]:
+        """What the method of an action has noted, for it to note more."""
+        return self.memories.setdefault(repr((action.method.name, *action.place)), {})
+
     def amount(self, action: Action, parts: Sequence[Any]) -> Any:
         """The amount of an action at a step: for a schedule what is still to go or come, by what there was at first.
 

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from .actions import WHOLE, Action, Grow, Prune, Rewire
 from .agreement import agreed
+from .arguments import check_arguments
 from .depth_operations import grow_depth, prune_depth
 from .distributed import Company
 from .edit import Edit
@@ -20,14 +21,16 @@ from .errors import NothingToDo
 from .limits import Limits
 from .masks import hold_masks, masked, watch
 from .measure import parameters
+from .method import Method
 from .mirrors import check_mirrors, follow_
-from .operations import grow_, prune_
+from .operations import prune_
 from .pace import attach, has_paces
-from .plan import Plan, Until, When
+from .plan import Plan, Until, When, as_plan
 from .progress import Ages, Progress, numbers
 from .sharding import gathered
 from .structure import Axis, Structure, Weights, analyze
 from .targets import Targets
+from .unit_operations import grow_units
 from .weight_operations import grow_weights, looks, prune_weights, rewire_weights
 
 #: The parts of a method that act while training.
@@ -55,7 +58,7 @@ class Shaper:
             All processes make the same edits: what methods see is averaged over them, and they draw the same numbers.
         optimizer: Its optimizer; its state follows every edit.
         plan: Made by :func:`regrow.every`, :func:`regrow.at`, :func:`regrow.when`, :func:`regrow.until` and
-            :func:`regrow.chain`.
+            :func:`regrow.chain`; or a method with a schedule of its own.
         example: The model's input, or a tuple of its positional inputs, of batch size 2 or more.
         generator: Where randomness comes from; by default one seeded by torch's initial seed.
         copies: Copies of the model that follow its edits, as :class:`torch.optim.swa_utils.AveragedModel` for running
@@ -73,7 +76,7 @@ class Shaper:
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        plan: Plan,
+        plan: Plan | Method,
         *,
         example: Any,
         generator: torch.Generator | None = None,
@@ -84,8 +87,7 @@ class Shaper:
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"a Shaper takes a torch.optim.Optimizer, not {type(optimizer).__name__}.")
-        if not isinstance(plan, Plan):
-            raise TypeError(f"a plan is made by every(), at(), when(), until() or chain(), not {plan!r}.")
+        plan = as_plan(plan)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator is a torch.Generator, not {generator!r}.")
         self._company = Company(model, optimizer, shard)
@@ -231,7 +233,9 @@ class Shaper:
                 return self._perform_on_layers(action, closure)
             amount = self._progress.amount(action, axes)
             if isinstance(action, Grow):
-                return grow_(axes, amount, action.method, **given, **action.limits)
+                check_arguments(self.optimizer, self.generator, closure, action.batches)
+                memory, limits = self._progress.memory(action), Limits(**action.limits)
+                return grow_units(axes, amount, action.method, **given, limits=limits, memory=memory)
             limits = action.limits
             young = self._ages.young(axes, self.steps - getattr(action.method, "grace", 0))
             if young:
@@ -258,7 +262,7 @@ class Shaper:
     def _perform_on_layers(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit:
         layers = self._targets.matching(action)
         if isinstance(action, Grow):
-            memory = self._progress.memories.setdefault(repr(action.place), {})
+            memory = self._progress.memory(action)
             given = (self.generator, action.parallel, closure, action.protect, memory)
             return grow_depth(layers, action.amount, action.method, self.optimizer, *given)
         given = (closure, action.batches, action.protect)

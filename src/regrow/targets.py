@@ -7,10 +7,10 @@ from typing import Any
 
 from .actions import WHOLE, Action, Grow
 from .amounts import named
-from .operations import GROWS, PRUNES
 from .plan import Plan
 from .structure import Structure
 from .surgery import history
+from .unit_operations import GROWS, PRUNES
 
 
 class Targets:

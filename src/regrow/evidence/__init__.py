@@ -49,6 +49,7 @@ def gather(
     loss: Callable[[], Tensor],
     batches: int = 1,
     generator: torch.Generator | None = None,
+    leave_out: bool = False,
 ) -> dict[Axis, dict[str, Any]]:
     """What a method needs to know about axes, gathered while the loss is computed on a few batches.
 
@@ -60,9 +61,10 @@ def gather(
         loss: Returns a differentiable scalar; called once for each batch.
         batches: How many.
         generator: Where randomness comes from; by default one with seed 0.
+        leave_out: Whether axes about which there is no such evidence are left out, as long as there are others.
 
     Raises:
-        NotPermissible: There is no such evidence about an axis.
+        NotPermissible: There is no such evidence about an axis, or about any.
         ValueError: The loss is no finite differentiable scalar, or there is none any more, or it isn't scaled and
             gradients are in float16.
     """
@@ -84,8 +86,9 @@ def gather(
                     passage = _reached(found, axis)
                     for evidence in seen[axis].values():
                         evidence.add(passage)
-            if refused:
+            if refused and not (leave_out and len(refused) < len(axes)):
                 raise _together(refused, len(axes))
+    seen = {axis: evidence for axis, evidence in seen.items() if axis not in refused}
     for evidence in (evidence for of_axis in seen.values() for evidence in of_axis.values()):
         if hasattr(evidence, "agree"):
             evidence.agree()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from ..method import register
+from ..method import Suggestion, register
 from ..structure import Cell, Layer
 from .deepen import Deepen
 
@@ -41,6 +41,10 @@ class AutoGrow(Deepen):
             raise ValueError(f"threshold is a fraction from 0 to below 1, not {self.threshold!r}.")
         if self.when not in ("periodic", "plateau"):
             raise ValueError(f"when is 'periodic' or 'plateau', not {self.when!r}.")
+
+    def schedule(self) -> Suggestion:
+        """One more cell every 200 steps, as long as that helps."""
+        return Suggestion(200, 1, options={"kind": "cell"})
 
     def choose(self, layers: Sequence[Layer], loss: float, memory: dict[str, Any]) -> list[Layer]:
         """The cells to copy now, from what is remembered of earlier times; ``memory`` is updated.

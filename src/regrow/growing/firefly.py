@@ -84,7 +84,12 @@ class Firefly:
         return {"candidates": lambda axis, generator: Candidates(axis, self, generator)}
 
     def settle(
-        self, gains: Mapping[Axis, int], most: Mapping[Axis, int], free: bool, seen: Mapping[Axis, Any]
+        self,
+        gains: Mapping[Axis, int],
+        most: Mapping[Axis, int],
+        free: bool,
+        seen: Mapping[Axis, Any],
+        memory: dict[str, Any],
     ) -> dict[Axis, int]:
         """How many units each axis gains, by the scores of its candidates, and how strong these are.
 
@@ -93,6 +98,7 @@ class Firefly:
             most: How many each may gain.
             free: Whether it is their sum that was asked for.
             seen: What was gathered about each axis.
+            memory: What was noted at earlier calls; nothing is here.
 
         Raises:
             NotPermissible: There are fewer candidates.
