@@ -288,7 +288,7 @@ def test_moments_are_those_of_patches(name: str) -> None:
         patches = x
     torch.testing.assert_close(moments.mean, patches.mean(0), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(moments.covariance, torch.cov(patches.T, correction=0), rtol=1e-10, atol=1e-12)
-    white = moments.whitener(0.0) @ moments.covariance @ moments.whitener(0.0)
+    white = moments.whitener(0.0) @ moments.covariance @ moments.whitener(0.0).T
     if len(patches) > patches.shape[1]:
         torch.testing.assert_close(white, torch.eye(len(white)).double(), rtol=1e-6, atol=1e-6)
 

@@ -116,7 +116,9 @@ def test_two_models_under_one_optimizer() -> None:
     optimizer.step()
     for shaper in seen:
         weights = shaper.structure.weights[0]
-        assert shaper._gradients[weights][~weights.mask].any()
+        held = shaper._performer.held.of([weights])
+        assert held is not None
+        assert held[weights.tensor][~weights.mask].any()
         assert revived(shaper.structure) == 0.0
 
 

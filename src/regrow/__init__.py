@@ -5,7 +5,7 @@ An optimizer changes the values of a model's parameters; a :class:`Shaper` chang
 """
 
 from . import measure, testing
-from .actions import Grow, Prune, Rewire
+from .actions import Adapt, Grow, Prune, Rewire
 from .checkpoints import Checkpoint
 from .conditions import Above, Below, Plateau
 from .cutoffs import Budget, Threshold, Valley
@@ -19,9 +19,10 @@ from .growing.gradmax_optim import GradMaxOptim
 from .growing.random import Random
 from .growing.rigl import RigL
 from .growing.set import SET
+from .joint.homeostasis import Homeostasis
 from .masks import hold_masks
 from .method import create_method, list_methods, method_config, register
-from .operations import grow_, prune_
+from .operations import adapt_, grow_, prune_
 from .plan import Plan, at, chain, every, until, when
 from .plan_json import plan_from_json, plan_to_json
 from .pretrained import check_pretrained, save_pretrained
@@ -49,6 +50,7 @@ __all__ = [
     "SNIP",
     "Ablation",
     "Above",
+    "Adapt",
     "AutoGrow",
     "Axis",
     "Below",
@@ -61,6 +63,7 @@ __all__ = [
     "GradMax",
     "GradMaxOptim",
     "Grow",
+    "Homeostasis",
     "Layer",
     "Magnitude",
     "NotPermissible",
@@ -79,6 +82,7 @@ __all__ = [
     "Threshold",
     "Valley",
     "Weights",
+    "adapt_",
     "add_gates_",
     "analyze",
     "at",

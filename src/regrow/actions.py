@@ -229,6 +229,35 @@ class Rewire(Action):
         return value
 
 
+@dataclass(frozen=True)
+class Adapt(Action):
+    """Let units go and others come at once, as a method decides that sees both sides.
+
+    Args:
+        method: A method with ``exchange``, such as :class:`regrow.Homeostasis`.
+        amount: None; the method knows.
+        where: A pattern of axis names.
+        kind: Only axes of this kind or tag.
+        min_size, max_size, protect, batches: As for :func:`regrow.adapt_`.
+    """
+
+    amount: None = None
+
+    _verb: ClassVar[str] = "adapt"
+    _of_units: ClassVar[tuple[str, ...]] = ("exchange", "fresh")
+
+    def __post_init__(self) -> None:
+        if self.kind in WHOLE:
+            raise ValueError(f"only units can be exchanged, not {self.kind}s.")
+        if self.round_to != 1:
+            raise ValueError("single units are exchanged; round_to can't be held.")
+        super().__post_init__()
+
+    def _check_amounts(self) -> None:
+        if self.amount is not None:
+            raise TypeError(f"the method knows how much; give it its budget instead of the amount {self.amount!r}.")
+
+
 def check_step(what: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{what} is a whole number of steps, not {value!r}.")

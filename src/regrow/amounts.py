@@ -149,7 +149,7 @@ def _chosen(
 
 
 def _below(axis: Axis, cutoff: float, limits: Limits, scores: Tensor) -> list[int]:
-    return [unit for unit in _removable(axis, limits, scores) if float(scores[unit]) <= cutoff]
+    return [unit for unit in removable(axis, limits, scores) if float(scores[unit]) <= cutoff]
 
 
 def _within(
@@ -174,7 +174,7 @@ def _within(
     def fast(number: int) -> bool:
         return budget.latency is None or latency_without(structure, chosen(number)) <= budget.latency
 
-    high = sum(len(_removable(axis, limits, scores[axis])) for axis in axes)
+    high = sum(len(removable(axis, limits, scores[axis])) for axis in axes)
     if not fits(high) or not fast(high):
         given = [*most.items(), *([("seconds", budget.latency)] if budget.latency is not None else [])]
         asked = ", ".join(f"{limit:,.4g} {name}" for name, limit in given)
@@ -196,7 +196,7 @@ def _lowest(
     check_fraction(amount)
     owner, unit, score = [], [], []
     for number, axis in enumerate(axes):
-        free = _removable(axis, limits, scores[axis])
+        free = removable(axis, limits, scores[axis])
         owner += [number] * len(free)
         unit += free
         score.append(scores[axis][free])
@@ -214,7 +214,7 @@ def _lowest(
     return chosen
 
 
-def _removable(axis: Axis, limits: Limits, scores: Tensor) -> list[int]:
+def removable(axis: Axis, limits: Limits, scores: Tensor) -> list[int]:
     """Units in ascending order of score, without the protected and the best that must stay."""
     protected = set(limits.protected_units(axis))
     free = [u for u in scores.argsort(stable=True).tolist() if u not in protected]
@@ -225,4 +225,4 @@ def _removable(axis: Axis, limits: Limits, scores: Tensor) -> list[int]:
 def _fitted(axis: Axis, num: int, limits: Limits, scores: Tensor) -> list[int]:
     """The ``num`` lowest units that may go; fewer so that the rest is a multiple, more to get below a maximum."""
     size = limits.rounded_up(min(axis.size - num, limits.max_size or axis.size))
-    return sorted(_removable(axis, limits, scores)[: max(0, axis.size - size)])
+    return sorted(removable(axis, limits, scores)[: max(0, axis.size - size)])

@@ -108,6 +108,7 @@ def _dispatch(arguments: list[str]) -> None:
 _PARTS = {
     "grow": "fresh",
     "prune": "score",
+    "both at once": "exchange",
     "grow weights": "score_absent",
     "prune weights": "score_weights",
     "grow layers and cells": "followers",

@@ -82,7 +82,8 @@ class Edit:
     """A structural edit that has been applied.
 
     Attributes:
-        action: "grow" or "prune"; "rewire" where as many single weights came as went.
+        action: "grow" or "prune"; "adapt" where units came and went; "rewire" where as many single weights came as
+            went.
         method: The name of the method that made or chose the units; "" where they were named.
         sizes: Axis name -> number of units (before, after); of single weights how many of each parameter are on.
         params: Parameters of the model (before, after); of single weights those that are on.
@@ -202,6 +203,9 @@ class Edit:
         if self.kind == "weight":
             changed = sum(len(found) for which in (self._new, self._removed) for found in which.values())
             return f"{head}, {self.params[1] - self.params[0]:+,} params, {changed:,} changed"
+        if self.action == "adapt":
+            came, went = (sum(map(len, which.values())) for which in (self._new, self._removed))
+            head += f" ({came:,} new, {went:,} gone)"
         flops = 100 * (self.flops[1] / self.flops[0] - 1) if self.flops[0] else 0.0
         return f"{head}, {self.params[1] - self.params[0]:+,} params, {flops:+.1f} % FLOPs"
 

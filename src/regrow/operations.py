@@ -16,6 +16,8 @@ from .edit import Edit
 from .growing.deepen import Deepen
 from .growing.random import Random
 from .growing.rigl import RigL
+from .joint.homeostasis import Homeostasis
+from .joint_operations import adapt_units
 from .limits import Limits
 from .method import list_methods
 from .pruning.l1 import L1
@@ -162,6 +164,36 @@ def prune_(
     method = L1() if method is None else method
     _check(method, "score", "prune", optimizer, generator, loss, batches)
     return prune_units(target, amount, method, optimizer, generator, loss, batches, limits)
+
+
+def adapt_(
+    target: Target,
+    method: Any = None,
+    *,
+    optimizer: Optimizer | None = None,
+    generator: torch.Generator | None = None,
+    loss: Callable[[], Tensor] | None = None,
+    batches: int = 1,
+    min_size: int | None = None,
+    max_size: int | None = None,
+    protect: str | Sequence[str] | Mapping[str, Sequence[int]] = (),
+) -> Edit:
+    """Let units go and others come, in one edit, in place.
+
+    Args:
+        target: An axis, several, or a structure, of which it is all neuron and head axes.
+        method: A method with ``exchange``; :class:`regrow.Homeostasis` by default, which keeps the model's FLOPs.
+        optimizer, generator, loss, batches: As for :func:`grow_`.
+        min_size, max_size, protect: As for :func:`prune_`.
+
+    Raises:
+        NotPermissible: Of no axis it is known what its units are worth, or nothing is to be changed.
+        TypeError, ValueError: An argument is not what it should be. Nothing has been changed then.
+    """
+    method = Homeostasis() if method is None else method
+    _check(method, "exchange", "adapt", optimizer, generator, loss, batches)
+    limits = Limits(1, min_size, max_size, protect)  # type: ignore[arg-type]
+    return adapt_units(target, method, optimizer, generator, loss, batches, limits)
 
 
 def _of_whole(round_to: int, min_size: int | None, max_size: int | None, protect: Any) -> tuple[str, ...]:

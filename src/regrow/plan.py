@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .actions import Action, Grow, Prune, Rewire, check_step
+from .actions import Action, Adapt, Grow, Prune, Rewire, check_step
 from .conditions import Condition
 from .method import Method, Suggestion
 from .schedules import Schedule
@@ -287,7 +287,7 @@ def as_plan(value: Any) -> Plan:
 
 
 #: The actions that methods suggest by name.
-_ACTIONS: dict[str, type[Action]] = {"grow": Grow, "prune": Prune}
+_ACTIONS: dict[str, type[Action]] = {"grow": Grow, "prune": Prune, "adapt": Adapt}
 
 
 def _needs_time(action: Any) -> bool:
@@ -302,6 +302,6 @@ def _checked_condition(condition: Any) -> Condition:
 
 
 def _checked(action: Any) -> Action:
-    if not isinstance(action, (Grow, Prune, Rewire)):
-        raise TypeError(f"a plan holds Grow(…), Prune(…) or Rewire(…), not {action!r}.")
+    if not isinstance(action, (Grow, Prune, Rewire, Adapt)):
+        raise TypeError(f"a plan holds Grow(…), Prune(…), Rewire(…) or Adapt(…), not {action!r}.")
     return action

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .actions import Grow, Prune, Rewire
+from .actions import Adapt, Grow, Prune, Rewire
 from .conditions import Above, Below, Plateau
 from .cutoffs import Budget, Threshold, Valley
 from .method import create_method, list_methods, method_config
@@ -19,7 +19,7 @@ from .sparsity import Pattern, Sparsity
 _KINDS: dict[str, type] = {
     kind.__name__.lower(): kind
     for kind in (
-        *(At, Chain, Every, Until, When, Grow, Prune, Rewire, Above, Below, Plateau),
+        *(At, Chain, Every, Until, When, Grow, Prune, Rewire, Adapt, Above, Below, Plateau),
         *(Budget, Threshold, Valley, Schedule, Pattern, Sparsity),
     )
 }

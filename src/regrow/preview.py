@@ -147,7 +147,7 @@ def preview(plan: Plan, model: nn.Module, x: Any, steps: int) -> Preview:
 
 def _tried(shaper: Any, action: Action, loss: Any) -> Edit | str | None:
     try:
-        return shaper._perform(_standing_in(action), loss)
+        return shaper._performer.perform(_standing_in(action), loss, shaper.steps)
     except NotPermissible as error:
         return f"{_named(action)}: can't be done: {error}"
 
@@ -160,7 +160,7 @@ def _unforeseen(action: Action) -> str:
     """Why the sizes after an action follow from values, or nothing."""
     if isinstance(action.amount, (Threshold, Valley)):
         return f"{action.amount} depends on values"
-    if callable(getattr(action.method, "choose", None)):
+    if any(callable(getattr(action.method, part, None)) for part in ("choose", "exchange")):
         return "depends on the loss"
     return ""
 

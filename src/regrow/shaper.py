@@ -11,27 +11,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from .actions import WHOLE, Action, Grow, Prune, Rewire
+from .actions import Action
 from .agreement import agreed
-from .arguments import check_arguments
-from .depth_operations import grow_depth, prune_depth
 from .distributed import Company
 from .edit import Edit
-from .errors import NothingToDo
-from .limits import Limits
 from .masks import hold_masks, masked, watch
 from .measure import parameters
 from .method import Method
 from .mirrors import check_mirrors, follow_
-from .operations import prune_
 from .pace import attach, has_paces
+from .performing import Performer, sees_gradients
 from .plan import Plan, Until, When, as_plan
 from .progress import Ages, Progress, numbers
-from .sharding import gathered
-from .structure import Axis, Structure, Weights, analyze
+from .structure import Axis, Structure, analyze
 from .targets import Targets
-from .unit_operations import grow_units
-from .weight_operations import grow_weights, looks, prune_weights, rewire_weights
 
 #: The parts of a method that act while training.
 _TRAINING = ("penalty", "project", "welcome")
@@ -108,27 +101,23 @@ class Shaper:
         self.steps = 0
         if has_paces(optimizer):
             attach(optimizer)
-        self._gradients: dict[Weights, Tensor] = {}  # of single weights, of the step at which they are looked at
-        self._without = False  # whether some of these have none
         self._progress, self._ages = Progress(), Ages()
+        self._performer = Performer(optimizer, self.generator, self._targets, self._progress, self._ages)
         if any(masked(self.model)) or any(action.kind == "weight" for action, _ in plan.entries()):
             hold_masks(self.model, optimizer)
             watch(optimizer, self._watch)
 
     def _watch(self) -> None:
         """Keep gradients, before masks hide some, of weights that the coming call of :meth:`step` will look at."""
-        self._gradients, self._without = {}, False
+        self._performer.held.clear()
         self._targets.follow()
         for action in self._due_at(self.steps + 1, _maybe):
-            for weights in self._targets[action] if _sees_gradients(action) else ():
-                gradient = gathered(weights.tensor.grad)
-                self._without |= gradient is None
-                if gradient is not None and bool(gradient.isfinite().all()):  # else a scaler will skip the step
-                    self._gradients[weights] = gradient.clone()
+            for weights in self._targets[action] if sees_gradients(action) else ():
+                self._performer.held.keep(weights)
 
     def _due_at(self, step: int, holds: Callable[[When | Until], bool]) -> list[Action]:
         """What the plan has due at a step, behind what has waited for gradients until then."""
-        waiting = [a for late in self._progress.late for a in self.plan.due(late, _maybe) if _sees_gradients(a)]
+        waiting = [a for late in self._progress.late for a in self.plan.due(late, _maybe) if sees_gradients(a)]
         return [*waiting, *self.plan.due(step, holds)]
 
     @property
@@ -198,7 +187,7 @@ class Shaper:
         finally:  # what was done before an action that can't be stays done
             if edits:
                 self._company.follow()
-            self._gradients, self._without = {}, False
+            self._performer.held.clear()
         return edits
 
     def _edit(self, due: Sequence[Action], closure: Callable[[], Tensor] | None, edits: list[Edit]) -> None:
@@ -208,7 +197,7 @@ class Shaper:
                 continue  # all of it has left the model
             if self.before_edit is not None:
                 self.before_edit(action)
-            edit = self._perform(action, closure)
+            edit = self._performer.perform(action, closure, self.steps)
             if edit is not None:
                 edits.append(edit)
                 self._follow(edit)
@@ -222,51 +211,6 @@ class Shaper:
         sizes = {"params": float(parameters(self.model)), "flops": float(self.structure.flops())}
         seen = self._company.mean(numbers(reported))
         return self._progress.holding(self.plan, {**seen, **sizes, "step": float(self.steps)})
-
-    def _perform(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit | None:
-        given = {"optimizer": self.optimizer, "generator": self.generator, "loss": closure, "batches": action.batches}
-        axes = self._targets[action]
-        try:
-            if action.kind == "weight":
-                return self._perform_on_weights(action, closure)
-            if action.kind in WHOLE:
-                return self._perform_on_layers(action, closure)
-            amount = self._progress.amount(action, axes)
-            if isinstance(action, Grow):
-                check_arguments(self.optimizer, self.generator, closure, action.batches)
-                memory, limits = self._progress.memory(action), Limits(**action.limits)
-                return grow_units(axes, amount, action.method, **given, limits=limits, memory=memory)
-            limits = action.limits
-            young = self._ages.young(axes, self.steps - getattr(action.method, "grace", 0))
-            if young:
-                spared = Limits(protect=limits.pop("protect"))
-                axes, limits["protect"] = [axis for axis in axes if not spared.spares(axis)], young
-            return prune_(axes, amount, action.method, **given, **limits) if axes else None
-        except NothingToDo:
-            return None
-
-    def _perform_on_weights(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit:
-        perform = _ON_WEIGHTS[type(action)]
-        weights, held = self._targets[action], self._gradients
-        look = looks(closure, action.batches, action.method)
-        fitting = all(w in held and held[w].shape == w.tensor.shape for w in weights)
-        if action.batches == 1 and fitting:
-            look = lambda _: {w.tensor: held[w] for w in weights}  # noqa: E731, the step's own cost nothing
-        elif closure is None and action.batches == 1 and _sees_gradients(action) and not self._without:
-            self._progress.late = sorted({*self._progress.late, self.steps})
-            raise NothingToDo(f"{action.method.name} waits for the gradients of the next step.")
-        given = (action.method, self.optimizer, self.generator, look, action.protect)
-        pattern = {"pattern": action.pattern} if isinstance(action, Rewire) else {}
-        return perform(weights, action.amount, *given, **pattern)
-
-    def _perform_on_layers(self, action: Action, closure: Callable[[], Tensor] | None) -> Edit:
-        layers = self._targets.matching(action)
-        if isinstance(action, Grow):
-            memory = self._progress.memory(action)
-            given = (self.generator, action.parallel, closure, action.protect, memory)
-            return grow_depth(layers, action.amount, action.method, self.optimizer, *given)
-        given = (closure, action.batches, action.protect)
-        return prune_depth(layers, self._progress.amount(action, layers), action.method, self.optimizer, *given)
 
     def _follow(self, edit: Edit) -> None:
         """Let copies follow, note when units came, and let methods welcome them."""
@@ -317,17 +261,6 @@ _STATE = {"steps", "generator", "births", "progress"}
 def _maybe(_: When | Until) -> bool:
     """Conditions are looked at once the step is done."""
     return True
-
-
-_ON_WEIGHTS: dict[type[Action], Callable[..., Edit]] = {
-    Grow: grow_weights,
-    Prune: prune_weights,
-    Rewire: rewire_weights,
-}
-
-
-def _sees_gradients(action: Action) -> bool:
-    return action.kind == "weight" and bool(getattr(action.method, "sees_gradients", ()))
 
 
 def _parts_of(action: Action) -> tuple[str, ...]:

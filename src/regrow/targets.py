@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .actions import WHOLE, Action, Grow
+from .actions import WHOLE, Action, Adapt, Grow, Prune
 from .amounts import named
 from .plan import Plan
 from .structure import Structure
@@ -67,12 +67,13 @@ class Targets:
             found = list(self._structure.select(action.where, kind=action.kind))
             kind, known = f"{action.kind}s", self._structure.select(kind=action.kind)
         else:
-            kinds = GROWS if isinstance(action, Grow) else PRUNES
-            able = "growable" if isinstance(action, Grow) else "prunable"
+            kinds, verdicts = _ABLE[type(action)]
             of_kind = self._structure.select(kind=action.kind)
-            known = tuple(a for a in of_kind if (action.kind or a.kind in kinds) and getattr(a, able))
+            known = tuple(
+                a for a in of_kind if (action.kind or a.kind in kinds) and any(getattr(a, able) for able in verdicts)
+            )
             found = [axis for axis in self._structure.select(action.where) if axis in known]
-            kind = f"{able} {action.kind or ' or '.join(kinds)} axis"
+            kind = f"{' or '.join(verdicts)} {action.kind or ' or '.join(kinds)} axis"
         if not found:
             names = ", ".join(part.name for part in known) or "none"
             raise ValueError(f"where={action.where!r} matches no {kind}; there are: {names}.")
@@ -82,3 +83,11 @@ class Targets:
         for pattern in action.protect if action.kind in WHOLE and not history(self._structure.model) else ():
             if not any(part.is_called(pattern) for part in self._structure.select(kind=action.kind)):
                 raise ValueError(f"protect={pattern!r} matches no {action.kind}s.")
+
+
+#: The kinds of axes that an action is about by default, and what they have to be.
+_ABLE: dict[type[Action], tuple[tuple[str, ...], tuple[str, ...]]] = {
+    Grow: (GROWS, ("growable",)),
+    Prune: (PRUNES, ("prunable",)),
+    Adapt: (PRUNES, ("prunable", "growable")),
+}

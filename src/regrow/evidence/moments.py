@@ -74,15 +74,20 @@ class Moments:
         return self.products / self.counts[:, None] - torch.block_diag(*parts)
 
     def whitener(self, ridge: float = 1e-3) -> Tensor:
-        """(C + ridge·tr C/width)^(−½): what is seen has no preferred direction after it.
+        """W with W·C·Wᵀ = 1, the inverse of C's Cholesky factor: what is seen has no preferred direction after it.
 
         Args:
             ridge: Keeps directions in which hardly anything varies from being blown up; relative to the mean variance.
+                It becomes larger where rounding has made C indefinite by more than that.
         """
-        covariance = self.covariance
-        values, vectors = torch.linalg.eigh(covariance)
-        values = values.clamp(min=0) + ridge * values.mean().clamp(min=torch.finfo(values.dtype).tiny)
-        return (vectors * values.rsqrt()) @ vectors.T
+        covariance = self.covariance.double()
+        identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+        mean = covariance.diagonal().mean().clamp(min=torch.finfo(self.products.dtype).tiny)
+        factor, failed = torch.linalg.cholesky_ex(covariance + ridge * mean * identity)
+        while bool(failed):
+            ridge *= 10
+            factor, failed = torch.linalg.cholesky_ex(covariance + ridge * mean * identity)
+        return torch.linalg.solve_triangular(factor, identity, upper=False).to(self.products)
 
 
 def moments(passage: Passage, entry: Entry, base: Rows) -> tuple[Tensor, Tensor, int]:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from ..errors import NotPermissible
@@ -88,9 +90,7 @@ class GradMax:
     def _units(self, growth: Growth, num: int, generator: torch.Generator) -> dict[Entry, Tensor]:
         """Rows of ``num`` new units, or of as many as the growth matrix has rank if the others may be random."""
         if growth.normalised and self.batch_norm == "swap":
-            whitener = growth.moments.whitener()
-            left, _, _ = leading(whitener @ growth.matrix, num, growth.axis, self.beyond_rank)
-            return swapped(growth, with_better_sign(growth, left @ whitener), 1.0)
+            return listening(growth, num, self.beyond_rank, 1.0)
         matrix, reach = self._within_reach(growth)
         left, _, right = leading(matrix, num, growth.axis, self.beyond_rank)
         units = silent(growth, right * reach, self.scale, new_norms=self.batch_norm == "naive")
@@ -104,6 +104,26 @@ class GradMax:
         return growth.matrix * reach, reach
 
 
+def listening(growth: Growth, num: int, beyond_rank: BeyondRank, scale: float) -> dict[Entry, Tensor]:
+    """Rows of ``num`` units with swapped roles: they send nothing yet, and what they would send gets most gradient.
+
+    Args:
+        growth: With the covariance of what units see, where they are normalised.
+        num: How many; fewer where the growth matrix has a lower rank and ``beyond_rank`` is "random".
+        beyond_rank: As for :class:`GradMax`.
+        scale: How long the incoming weights are, relative to the old units'.
+
+    Raises:
+        NotPermissible: The growth matrix has a lower rank than ``num``, and that is an error; or it is zero.
+    """
+    if not (growth.whiten and growth.normalised):
+        left, _, _ = leading(growth.matrix, num, growth.axis, beyond_rank)
+        return swapped(growth, with_better_sign(growth, left), scale)
+    whitener = growth.moments.whitener()
+    left, _, _ = leading(whitener @ growth.matrix, num, growth.axis, beyond_rank)
+    return swapped(growth, with_better_sign(growth, left @ whitener), scale)
+
+
 def leading(matrix: Tensor, num: int, axis: Axis, beyond_rank: BeyondRank) -> tuple[Tensor, Tensor, Tensor]:
     """The ``num`` leading singular triplets: left vectors as rows, values, right vectors as rows.
 
@@ -111,10 +131,7 @@ def leading(matrix: Tensor, num: int, axis: Axis, beyond_rank: BeyondRank) -> tu
         NotPermissible: There are fewer, and that is an error; or there is none.
     """
     if min(matrix.shape) > _SMALL and 4 * num < min(matrix.shape):
-        with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
-            torch.manual_seed(0)
-            left, values, right = torch.svd_lowrank(matrix, num + 32, niter=6)
-        right = right.T
+        left, values, right = _leading_of_many(matrix, num)
     else:
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     rank = int((values > values[0] * max(matrix.shape) * torch.finfo(matrix.dtype).eps).sum())
@@ -127,5 +144,16 @@ def leading(matrix: Tensor, num: int, axis: Axis, beyond_rank: BeyondRank) -> tu
     return left[:, :count].T, values[:count], right[:count]
 
 
+def _leading_of_many(matrix: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A few of the singular triplets of a large matrix, by Lanczos' method, the largest first."""
+    exact = matrix.double().cpu().numpy()
+    start = np.random.default_rng(0).standard_normal(min(exact.shape))
+    left, values, right = svds(exact, k=num, v0=start)
+    order = np.argsort(-values)
+    found = left[:, order], values[order], right[order]
+    left, values, right = (torch.from_numpy(np.ascontiguousarray(part)).to(matrix) for part in found)
+    return left, values, right
+
+
 #: Matrices up to this size are decomposed as a whole.
-_SMALL = 1024
+_SMALL = 256
