@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..agreement import averaged
 from ..evidence import Growth
 from ..method import Fresh
 from ..neutral import as_made
@@ -77,7 +78,8 @@ def with_better_sign(growth: Growth, directions: Tensor) -> Tensor:
     """Incoming directions, each turned round if the gradient of zero outgoing weights is larger then."""
     vectors = scaled(directions, mean_norm(growth.incoming.old()))
     both = expanded(growth.base, 2 * len(vectors)) | growth.incoming.rows(torch.cat([vectors, -vectors]))
-    plus, minus = without_outgoing(growth.sample, growth.outgoing, both).norm(dim=1).split(len(vectors))
+    found = averaged(without_outgoing(growth.sample, growth.outgoing, both))
+    plus, minus = found.norm(dim=1).split(len(vectors))
     return torch.where(minus > plus, -1.0, 1.0).to(directions)[:, None] * directions
 
 

@@ -34,12 +34,17 @@ class Market:
     Attributes:
         growth: What new units are made of; None where the axis can't grow.
         refusal: Why it can't.
+
+    Raises:
+        NotPermissible: No weight reads the units, but those that make them.
     """
 
     growth: Growth | None
     refusal: str = ""
 
     def __init__(self, axis: Axis, finding: int, most: int) -> None:
+        if not axis.with_role("in"):
+            raise NotPermissible(f"no weight only reads the units of {axis.name}, so what they are worth isn't known.")
         self.axis, self.finding, self.most = axis, finding, most
         self.batches = 0
         self._derivatives: list[Tensor] = []
@@ -50,15 +55,8 @@ class Market:
             self._try(lambda: setattr(self, "growth", Growth(axis, whiten=True)))
 
     def add(self, passage: Passage) -> None:
-        """See one batch.
-
-        Raises:
-            NotPermissible: No weight reads the units.
-        """
-        readers = passage.readers
-        if not readers:
-            raise NotPermissible(f"no weight reads the units of {self.axis.name}, so what they are worth isn't known.")
-        side = Side.of(readers, self.axis.size)
+        """See one batch."""
+        side = Side.of(passage.readers, self.axis.size)
         self._derivatives.append((side.old() * _reached(passage, side)).sum(1))
         self.batches += 1
         if self.growth is not None:
