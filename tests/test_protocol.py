@@ -30,7 +30,7 @@ def sizes(fraction: float) -> dict[str, int]:
 
 def plan_of(**changes: Any) -> Plan:
     options = Options("digits/vgg11", width=0.1, **changes).settled()
-    return make_plan(options, structure(options.built_fraction), sizes(options.end_fraction), TOTAL)
+    return make_plan(options, structure(options.built_fraction), sizes(options.end_fraction), TOTAL, 1e9)
 
 
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(1, 40))

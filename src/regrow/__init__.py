@@ -16,6 +16,7 @@ from .growing.deepen import Deepen
 from .growing.firefly import Firefly
 from .growing.gradmax import GradMax
 from .growing.gradmax_optim import GradMaxOptim
+from .growing.north import North
 from .growing.random import Random
 from .growing.rigl import RigL
 from .growing.set import SET
@@ -66,6 +67,7 @@ __all__ = [
     "Homeostasis",
     "Layer",
     "Magnitude",
+    "North",
     "NotPermissible",
     "Pattern",
     "Plan",

@@ -1,4 +1,4 @@
-"""Labelled images in memory, and minibatches of them that depend on nothing but a seed and a step."""
+"""Labelled images in memory, and minibatches of any data set that depend on nothing but a seed and a step."""
 
 import functools
 from collections.abc import Iterator
@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .arrays import Data
+from .measures import Classification, Measure
 
 EVALUATION_BATCH = 500
 
@@ -30,6 +33,10 @@ class Images:
     def first(self, limit: int | None) -> "Images":
         """The first `limit` examples, or all."""
         return Images(self.pixels[:limit], self.labels[:limit])
+
+    def last(self, number: int) -> "Images":
+        """The last `number` examples."""
+        return Images(self.pixels[len(self) - number :], self.labels[len(self) - number :])
 
     def to(self, device: torch.device) -> "Images":
         return Images(self.pixels.to(device), self.labels.to(device))
@@ -59,19 +66,34 @@ class Dataset:
     def channels(self) -> int:
         return self.train.pixels.shape[1]
 
+    @property
+    def measure(self) -> Measure:
+        """What outputs are worth."""
+        return Classification()
+
+    def with_parts(self, train: Images, test: Images) -> "Dataset":
+        """The same with other examples."""
+        return Dataset(train, test, self.classes)
+
     def to(self, device: torch.device) -> "Dataset":
         """The same data set on a device; its statistics are worked out anew, to the same values."""
-        return Dataset(self.train.to(device), self.test.to(device), self.classes)
+        return self.with_parts(self.train.to(device), self.test.to(device))
+
+    def minibatch(self, chosen: Tensor, padding: int, flip: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Some training examples, augmented and normalised."""
+        chosen = chosen.to(self.train.labels.device)
+        pixels = augment(self.train.pixels[chosen], padding, flip, generator)
+        return self.normalise(pixels), self.train.labels[chosen]
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels as a network takes them: float32, mean 0, deviation 1, channels last in memory (faster)."""
         return ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
-    def evaluation(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of `images` in order, without augmentation."""
-        for start in range(0, len(images), EVALUATION_BATCH):
+    def evaluation(self, examples: Images) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of images in order, without augmentation."""
+        for start in range(0, len(examples), EVALUATION_BATCH):
             chosen = slice(start, start + EVALUATION_BATCH)
-            yield self.normalise(images.pixels[chosen]), images.labels[chosen]
+            yield self.normalise(examples.pixels[chosen]), examples.labels[chosen]
 
 
 @dataclass(frozen=True)
@@ -87,7 +109,7 @@ class Minibatches:
         flip: whether to mirror half of the images.
     """
 
-    dataset: Dataset
+    dataset: Data
     size: int
     seed: int
     padding: int = 0
@@ -98,13 +120,11 @@ class Minibatches:
         return len(self.dataset.train) // self.size
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Normalised images and labels of a step, counted from 1."""
+        """Inputs and targets of a step, counted from 1."""
         epoch, index = divmod(step - 1, self.per_epoch)
-        train = self.dataset.train
-        order = _order(len(train), self.seed, epoch)
-        chosen = order[index * self.size : (index + 1) * self.size].to(train.labels.device)
-        pixels = augment(train.pixels[chosen], self.padding, self.flip, generator(self.seed, "augmentation", step))
-        return self.dataset.normalise(pixels), train.labels[chosen]
+        order = _order(len(self.dataset.train), self.seed, epoch)
+        chosen = order[index * self.size : (index + 1) * self.size]
+        return self.dataset.minibatch(chosen, self.padding, self.flip, generator(self.seed, "augmentation", step))
 
 
 @functools.lru_cache(maxsize=1)

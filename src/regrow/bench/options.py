@@ -1,5 +1,6 @@
 """The options of a run, their documented defaults, and every check that needs no training."""
 
+import importlib
 import json
 import platform
 from dataclasses import asdict, dataclass, fields
@@ -19,6 +20,8 @@ T = TypeVar("T")
 SETTINGS = ("static", "grow", "shrink", "constant")
 RANKINGS = ("layer", "global")
 SIZES = ("start", "end")
+ORDERS = ("prune-grow", "grow-prune", "alternate")
+SCHEDULES = ("fixed", "own")
 LR_FACTOR_WITHOUT_BATCH_NORM = 0.1
 
 # What a method must have to be used in one way or the other.
@@ -78,6 +81,19 @@ class Options:
     """When the last event comes, as a fraction of the training."""
     exchange: float = 0.1
     """Setting constant: fraction of each axis that an event prunes and grows again (at least one unit)."""
+    order: str = "prune-grow"
+    """Setting constant: prune-grow, grow-prune (each event does both at once), or alternate (grows half-way to the
+    next event)."""
+    schedule: str = "fixed"
+    """fixed: events at fixed times, of fixed amounts. own: the method decides, until the sizes of the setting are
+    reached."""
+    budget: float | None = None
+    """Train until so much is spent of the FLOPs that `epochs` passes cost at the largest size, statistics that methods
+    gather included; the learning rate and the events then follow what is spent. By default `epochs` passes."""
+    validation: int = 0
+    """Hold out so many images, those behind the training images, and measure on them instead of the test images."""
+    evaluations: int = 12
+    """With a budget: how often loss and accuracy are measured, evenly spaced."""
     ranking: str = "layer"
     """layer: each axis loses its share. global: the least important of all axes go, as many in total."""
     threads: int | None = None
@@ -153,19 +169,33 @@ def make_method(text: str, kind: str) -> Any:
     """A method from its name and options, `NAME` or `NAME:option=value,option=value`.
 
     Args:
-        kind: `"grow"` or `"prune"`, what it is to do.
+        kind: `"grow"` or `"prune"`, what it is to do; anything else for any method.
+
+    Somebody else's is `PACKAGE.MODULE:CLASS`, or `PACKAGE.MODULE:CLASS:option=value,…`.
 
     Raises:
         InputError: no such method, or no such option of it.
     """
     name, _, listed = text.partition(":")
-    known = rg.list_methods(METHOD_PARTS[kind])
+    if "." in name:
+        name, listed = _imported(name, listed, text, kind)
+    known = rg.list_methods(METHOD_PARTS.get(kind))
     if name not in known:
         raise InputError(unknown(f"method for --{kind}:", name, known))
     pairs = [item.partition("=") for item in listed.split(",") if item]
     try:
         return rg.create_method(name, **{key: _value(value) for key, _, value in pairs})
     except (TypeError, ValueError) as error:
+        raise InputError(f"--{kind} {text}: {error}") from error
+
+
+def _imported(module: str, rest: str, text: str, kind: str) -> tuple[str, str]:
+    """The name of a method that a module of somebody else's defines, registered, and what follows its class."""
+    attribute, _, listed = rest.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+        return rg.register(cls).name, listed
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"--{kind} {text}: {error}") from error
 
 
@@ -203,6 +233,8 @@ def _check_names(options: Options) -> None:
         ("setting", options.setting, SETTINGS),
         ("ranking", options.ranking, RANKINGS),
         ("size", options.size, SIZES),
+        ("order", options.order, ORDERS),
+        ("schedule", options.schedule, SCHEDULES),
     ):
         if value not in known:
             raise InputError(unknown(what, value, list(known)))
@@ -212,11 +244,12 @@ def _check_names(options: Options) -> None:
 
 def _check_numbers(options: Settled) -> None:
     """Every option that is a number within bounds."""
-    for name in ("epochs", "batch_size", "events", "checkpoint_every", "log_every", "width", "lr", "limit"):
+    positive = ("epochs", "batch_size", "events", "checkpoint_every", "log_every", "evaluations")
+    for name in (*positive, "width", "lr", "limit", "budget"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise InputError(f"--{name.replace('_', '-')} is {value}, but must be more than 0")
-    for name in ("seed", "threads", "momentum", "weight_decay"):
+    for name in ("seed", "threads", "momentum", "weight_decay", "validation"):
         if not getattr(options, name) >= 0:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be at least 0")
     if options.seed >= 2**63:

@@ -5,22 +5,24 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
+from .measures import Classification, Measure
+
 Batches = Iterable[tuple[Tensor, Tensor]]
+CLASSES = Classification()
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy (0 to 1) over batches of inputs and classes, in the present mode."""
-    loss, correct, count = 0.0, 0, 0
-    for inputs, labels in batches:
+def evaluate(model: nn.Module, batches: Batches, measure: Measure = CLASSES) -> tuple[float, float]:
+    """Mean loss and score over batches of inputs and targets, in the present mode."""
+    loss, score, count = 0.0, 0.0, 0
+    for inputs, targets in batches:
         outputs = model(inputs)
-        loss += F.cross_entropy(outputs, labels, reduction="sum").item()
-        correct += int((outputs.argmax(1) == labels).sum())
-        count += len(labels)
-    return loss / count, correct / count
+        loss += measure.loss(outputs, targets).item() * len(targets)
+        score += measure.score(outputs, targets) * len(targets)
+        count += len(targets)
+    return loss / count, score / count
 
 
 @contextmanager
@@ -53,11 +55,11 @@ def training_unmoved(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def both_losses(model: nn.Module, batches: Batches) -> tuple[float, float]:
+def both_losses(model: nn.Module, batches: Batches, measure: Measure = CLASSES) -> tuple[float, float]:
     """The loss in train mode (batch statistics) and in eval mode; the network stays as it is."""
     batches = list(batches)
     with training_unmoved(model):
-        train_mode, _ = evaluate(model, batches)
+        train_mode, _ = evaluate(model, batches, measure)
     with evaluating(model):
-        eval_mode, _ = evaluate(model, batches)
+        eval_mode, _ = evaluate(model, batches, measure)
     return train_mode, eval_mode

@@ -12,11 +12,13 @@ the same after each event, while the shape moves, slowly, to where units matter.
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from typing import Any
 
 import regrow as rg
 
-from ..plan import Plan
+from ..plan import Action, Plan
 from .errors import InputError
 from .options import Settled, make_method
 
@@ -29,15 +31,18 @@ def event_steps(options: Settled, total: int) -> list[int]:
     Raises:
         InputError: there are not as many different steps.
     """
-    gaps = max(1, options.events - 1)
-    share = (options.last - options.first) / gaps
-    steps = [max(1, round(total * (options.first + share * event))) for event in range(options.events)]
+    steps = [max(1, round(total * (options.first + _gap(options) * event))) for event in range(options.events)]
     if len(set(steps)) < len(steps):
         raise InputError(
             f"--events {options.events} do not fit between --first {options.first} and --last {options.last} "
             f"of {total} steps; ask for fewer, or train longer"
         )
     return steps
+
+
+def _gap(options: Settled) -> float:
+    """How much of the training lies between two events."""
+    return (options.last - options.first) / max(1, options.events - 1)
 
 
 def staircase(start: int, end: int, events: int) -> list[int]:
@@ -50,13 +55,44 @@ def staircase(start: int, end: int, events: int) -> list[int]:
     return [after - before for before, after in pairwise(sizes)]
 
 
-def make_plan(options: Settled, structure: rg.Structure, ends: Mapping[str, int], total: int) -> Plan:
+@dataclass(frozen=True)
+class Reached:
+    """Holds once: at the first step at which a reported number has got so far."""
+
+    of: str
+    value: float
+
+    def holds(self, seen: Mapping[str, float], memory: dict[str, Any]) -> bool:
+        """Whether it is that step."""
+        before, memory["reached"] = memory.get("reached", False), seen[self.of] >= self.value
+        return memory["reached"] and not before
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What tells when something is due: steps, or, where FLOPs may be spent, the part of them that has been.
+
+    Attributes:
+        total: optimizer steps of the run; None where FLOPs are the clock.
+    """
+
+    total: int | None
+
+    def at(self, part: float, action: Action) -> Plan:
+        """An action when such a part of the training is done."""
+        if self.total is not None:
+            return rg.at(max(1, round(self.total * part)), action)
+        return rg.when(Reached("progress", part), action)
+
+
+def make_plan(options: Settled, structure: rg.Structure, ends: Mapping[str, int], total: int, end_flops: float) -> Plan:
     """The plan of a setting.
 
     Args:
         structure: of the network as it starts.
         ends: the size of each axis at the full extent of the setting, by name.
-        total: optimizer steps of the run.
+        total: optimizer steps of the run, where steps are its clock.
+        end_flops: of a forward pass at the full extent of the setting, on the example of the structure.
 
     Raises:
         InputError: `--where` matches no axis, more units are asked than there are, or too few steps.
@@ -64,34 +100,61 @@ def make_plan(options: Settled, structure: rg.Structure, ends: Mapping[str, int]
     if options.setting == "static":
         return rg.chain()
     axes = _selected(options, structure, ends)
-    steps = event_steps(options, total)
+    if options.schedule == "own":
+        return own_plan(options, total, end_flops)
+    if options.budget is None:
+        event_steps(options, total)  # there have to be as many
+    clock, gap = Clock(total if options.budget is None else None), _gap(options)
     if options.setting == "constant":
-        swaps = {axis.name: max(1, round(axis.size * options.exchange)) for axis in axes}
-        return rg.chain(*(part for step in steps for part in _exchange(options, step, swaps, axes)))
+        return _exchanges(options, clock, axes)
     # The analysis sees no axis where there is a single unit, so what shrinks to one is missing from the ends.
-    stairs = {axis.name: staircase(axis.size, ends.get(axis.name, 1), len(steps)) for axis in axes}
+    stairs = {axis.name: staircase(axis.size, ends.get(axis.name, 1), options.events) for axis in axes}
     parts = []
-    for event, step in enumerate(steps):
+    for event in range(options.events):
         change = {name: stair[event] for name, stair in stairs.items() if stair[event]}
+        part = options.first + gap * event
         if not change:
             continue
         if options.setting == "grow":
-            parts.append(rg.at(step, rg.Grow(make_method(options.grow, "grow"), change)))
+            parts.append(clock.at(part, rg.Grow(make_method(options.grow, "grow"), change)))
         else:
-            parts.append(rg.at(step, _prune(options, {name: -units for name, units in change.items()})))
+            parts.append(clock.at(part, _prune(options, {name: -units for name, units in change.items()})))
     return rg.chain(*parts)
 
 
-def _exchange(options: Settled, step: int, swaps: dict[str, int], axes: Sequence[rg.Axis]) -> tuple[Plan, Plan]:
-    """Prune, then grow as many."""
+def own_plan(options: Settled, total: int, end_flops: float) -> Plan:
+    """The schedule that a method has by itself, until `--last`; its budget is the size at the end of the setting.
+
+    Raises:
+        InputError: the method has none.
+    """
+    method = make_method(options.prune if options.setting == "shrink" else options.grow, "any")
+    if not callable(getattr(method, "schedule", None)):
+        raise InputError(f"{method.name} has no schedule of its own; leave out --schedule own")
+    if {field.name for field in fields(method)} >= {"flops", "params"} and method.flops is None:
+        method = replace(method, flops=round(end_flops))
+    plan: Plan = rg.until(rg.Above("progress", options.last), method)
+    return rg.until(rg.Above("flops", 0.995 * end_flops), plan) if options.setting == "grow" else plan
+
+
+def _exchanges(options: Settled, clock: Clock, axes: Sequence[rg.Axis]) -> Plan:
+    """At each event, a share of each axis goes and as many units come."""
+    swaps = {axis.name: max(1, round(axis.size * options.exchange)) for axis in axes}
     for axis in axes:
         if swaps[axis.name] >= axis.size:
             raise InputError(
                 f"setting constant asks to prune {swaps[axis.name]} of the {axis.size} units of {axis.name}, "
                 "but at least one must stay; leave it out with --where or make the network wider"
             )
-    grow = rg.Grow(make_method(options.grow, "grow"), swaps)
-    return rg.at(step, _prune(options, swaps)), rg.at(step, grow)
+    grow, prune = rg.Grow(make_method(options.grow, "grow"), swaps), _prune(options, swaps)
+    parts: list[Plan] = []
+    for event in range(options.events):
+        part, later = options.first + _gap(options) * event, 0.0
+        if options.order == "alternate":
+            later = (_gap(options) or 0.1) / 2
+        both = (grow, prune) if options.order == "grow-prune" else (prune, grow)
+        parts += [clock.at(part, both[0]), clock.at(part + later, both[1])]
+    return rg.chain(*parts)
 
 
 def _prune(options: Settled, units: dict[str, int]) -> rg.Prune:

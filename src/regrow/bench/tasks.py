@@ -10,9 +10,11 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from .arrays import Data
 from .data import load_cifar10, load_digits
 from .errors import InputError
 from .images import Dataset
@@ -36,8 +38,8 @@ class Task:
         threads: CPU threads; 0 leaves the choice to torch.
     """
 
-    load: Callable[[Path | None, int | None], Dataset]
-    build: Callable[[Dataset, float, float, bool], nn.Module]
+    load: Callable[[Path | None, int | None], Data]
+    build: Callable[[Any, float, float, bool], nn.Module]
     width: float
     epochs: int
     batch_size: int

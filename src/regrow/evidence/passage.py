@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NotPermissible
-from ..rows import Rows, rows_of, with_rows
+from ..rows import Rows, number_of, rows_of, with_rows
 from ..structure import Axis, Entry
 from .dropout import call_undropped, is_random
 from .normalisation import NORMS, Run, calibrating, mean_by_channel, passed
@@ -272,3 +272,14 @@ def _alone(args: tuple, kwargs: dict[str, Any]) -> bool:
     """Whether the first argument is the only tensor, and one of real numbers."""
     others = leaves((*args[1:], *kwargs.values()))
     return args[0].is_floating_point() and not any(isinstance(v, Tensor) for v in others)
+
+
+def parts_of(passage: Passage, units: Rows) -> list[dict[Entry, Tensor]]:
+    """Units in parts of as many as the axis has, as a passage takes them; the last is filled up with its own first."""
+    size, number = passage.axis.size, number_of(units)
+    parts = []
+    for start in range(0, number, size):
+        index = torch.arange(start, start + size)
+        index[index >= number] = start
+        parts.append({entry: rows[index.to(rows.device)] for entry, rows in units.items()})
+    return parts

@@ -109,7 +109,7 @@ class Random:
         # Drawn where the generator lives, so that a seed means the same on every device.
         draw = torch.randn if self.distribution == "normal" else torch.rand
         drawn = draw((num, side.width), generator=generator, device=generator.device)
-        if self.distribution == "normal" and side.width > 1:
+        if self.distribution == "normal" and side.width > 2:  # of two, one direction would be left
             drawn -= drawn.mean(1, keepdim=True)
         length = 1.0 if self.scale_method == "fixed" else mean_norm(side.old())
         return side.rows(scaled(drawn, scale * length).to(entry.tensor.device))[entry]

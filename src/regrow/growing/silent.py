@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..evidence import Passage
-from ..evidence.passage import TINY
+from ..evidence.passage import TINY, parts_of
 from ..evidence.sides import Side
 from ..rows import Rows, number_of
 from ..structure import Entry
@@ -82,14 +82,3 @@ def calibrated(passage: Passage, units: Rows) -> dict[Entry, Tensor]:
     found: list[dict[Entry, Tensor]] = [passage.calibrated(part) for part in parts_of(passage, units)]
     together = {entry: torch.cat([part[entry] for part in found])[:number] for entry in found[0]}
     return {**units, **together}
-
-
-def parts_of(passage: Passage, units: Rows) -> list[dict[Entry, Tensor]]:
-    """The units in parts of as many as the axis has; the last is filled up with its own first."""
-    size, number = passage.axis.size, number_of(units)
-    parts = []
-    for start in range(0, number, size):
-        index = torch.arange(start, start + size)
-        index[index >= number] = start
-        parts.append({entry: rows[index.to(rows.device)] for entry, rows in units.items()})
-    return parts
