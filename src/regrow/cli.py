@@ -68,6 +68,30 @@ def _dispatch(arguments: list[str]) -> None:
 
         print(f"report: {write_report(runs, output)}")
 
+    def bench(
+        suite: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE")],
+        store: Path = Path("store"),
+        data: Path | None = None,
+        jobs: int | None = None,
+        seeds: tuple[int, ...] = (),
+        arms: tuple[str, ...] = (),
+        confirm: bool = False,
+    ) -> None:
+        """Do the runs of a suite that aren't in its store yet; ended at any moment, the same call goes on.
+
+        Args:
+            suite: smoke, tuning or poster.
+            store: Folder of the results.
+            data: Folder with the data sets, each in a folder of its own name.
+            jobs: Runs side by side; by default as many as there are cores for.
+            seeds: By default the suite's.
+            arms: Only these; by default all.
+            confirm: Measure on the test set instead of held-out training examples, with fresh seeds.
+        """
+        from .bench.command import bench as do
+
+        print(do(suite, store, data, jobs, seeds, arms, confirm))
+
     def inspect(
         model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
         file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE]")] = None,
@@ -96,7 +120,7 @@ def _dispatch(arguments: list[str]) -> None:
         Console().print(_methods())
 
     tyro.extras.subcommand_cli_from_dict(
-        {"run": run, "compare": compare, "report": report, "inspect": inspect, "methods": methods},
+        {"run": run, "compare": compare, "report": report, "bench": bench, "inspect": inspect, "methods": methods},
         prog="regrow",
         description="Grow and prune PyTorch models while they train.",
         args=arguments,

@@ -36,6 +36,7 @@ class Task:
         padding: pixels of border for the random crop.
         flip: whether mirrored images are as good.
         threads: CPU threads; 0 leaves the choice to torch.
+        reads: the name of the folder that its data are in, where it reads one.
     """
 
     load: Callable[[Path | None, int | None], Data]
@@ -47,6 +48,7 @@ class Task:
     padding: int
     flip: bool
     threads: int
+    reads: str = ""
 
 
 _TASKS: dict[str, Callable[[], Task]] = {}
@@ -135,4 +137,5 @@ def cifar10_vgg11() -> Task:
         padding=4,
         flip=True,
         threads=0,
+        reads="cifar10",
     )

@@ -1,0 +1,39 @@
+"""`regrow bench`: a suite's missing runs are done, and what is in the store is told."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .cells import cells_of
+from .errors import InputError
+from .results import Store
+from .runner import run_cells
+from .suites import CONFIRMATION, get_suite
+
+
+def bench(
+    name: str,
+    store: Path,
+    data: Path | None,
+    jobs: int | None,
+    seeds: Sequence[int],
+    arms: Sequence[str],
+    confirm: bool,
+) -> str:
+    """Do what is missing; what it came to, in words.
+
+    Raises:
+        InputError: there is no such suite or arm, or the store can't be used.
+    """
+    suite = get_suite(name)
+    known = [arm.name for arm in suite.arms]
+    for arm in arms:
+        if arm not in known:
+            raise InputError(f"suite {name} has no arm {arm!r}; it has {', '.join(known)}")
+    chosen = seeds or (CONFIRMATION if confirm else suite.seeds)
+    cells = list(cells_of(suite, chosen, arms, held_out=not confirm))
+    outcome = run_cells(cells, Store(store), data, jobs)
+    there = sum(cell.key in Store(store).results() for cell in cells)
+    lines = [f"{there} of {len(cells)} runs are in {store}; {len(outcome.done)} were done now"]
+    lines += [f"failed: {key}: {reason}" for key, reason in outcome.failed.items()]
+    lines += [f"left out: {task}: {reason}" for task, reason in outcome.skipped.items()]
+    return "\n".join(lines)

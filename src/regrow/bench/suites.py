@@ -1,0 +1,182 @@
+"""Suites: which tasks are run by which arms, and with which seeds.
+
+An *arm* is what is compared: options of a run beside those that its task fixes. The budget of each arm is told in
+training FLOPs; see docs/benchmark.md for what is fixed, what is measured, and how it is compared.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import InputError
+from .tasks import unknown
+
+PROTOCOL = 1
+#: Seeds by which arms are selected, on held-out training examples, and fresh ones by which claims are confirmed.
+SELECTION = (0, 1, 2)
+CONFIRMATION = tuple(range(100, 108))
+
+#: What grown and shrunk networks may spend, as a part of what the large one costs for all of its epochs.
+GROWN_BUDGET = 0.7
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared on a task.
+
+    Attributes:
+        name: unique in its suite.
+        setting: "static", "grow", "shrink" or "constant".
+        options: of the run, beside its task's.
+        against: the arm that it is compared with, seed by seed.
+    """
+
+    name: str
+    setting: str
+    options: Options = field(default_factory=dict)
+    against: str = ""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What `regrow bench` runs.
+
+    Attributes:
+        name: under which it is known.
+        tasks: what each task fixes for all arms.
+        arms: what is compared.
+        seeds: for selection.
+    """
+
+    name: str
+    tasks: Mapping[str, Options]
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...] = SELECTION
+
+
+_SUITES: dict[str, Callable[[], Suite]] = {}
+
+
+def register_suite(function: Callable[[], Suite]) -> Callable[[], Suite]:
+    """Make a suite known under its name."""
+    _SUITES[function().name] = function
+    return function
+
+
+def list_suites() -> list[str]:
+    """Names of the suites, sorted."""
+    return sorted(_SUITES)
+
+
+def get_suite(name: str) -> Suite:
+    """The suite of that name.
+
+    Raises:
+        InputError: there is none; the message names those that are.
+    """
+    if name not in _SUITES:
+        raise InputError(unknown("suite", name, list_suites()))
+    return _SUITES[name]()
+
+
+def statics(start: float, end: float, parts: tuple[float, ...] = (0.5, GROWN_BUDGET, 1.0)) -> list[Arm]:
+    """The baselines: networks of the large and of the small size all along, each on its own cosine."""
+    fractions = {"start_fraction": start, "end_fraction": end}
+    large = [Arm(f"large, {part:.0%}", "static", {**fractions, "size": "end", "budget": part}) for part in parts]
+    small = Arm(f"small, {GROWN_BUDGET:.0%}", "static", {**fractions, "size": "start", "budget": GROWN_BUDGET})
+    return [*large, small]
+
+
+def _grow(name: str, method: str, fixed: Options, **more: Any) -> Arm:
+    return Arm(f"grow: {name}", "grow", {**fixed, "grow": method, **more}, f"large, {GROWN_BUDGET:.0%}")
+
+
+def _shrink(name: str, method: str, fixed: Options, **more: Any) -> Arm:
+    return Arm(f"shrink: {name}", "shrink", {**fixed, "prune": method, **more}, f"half, {GROWN_BUDGET:.0%}")
+
+
+def _constant(name: str, prune: str, grow: str, fixed: Options, **more: Any) -> Arm:
+    return Arm(f"constant: {name}", "constant", {**fixed, "prune": prune, "grow": grow, **more}, "large, 100%")
+
+
+#: The poster's growers as it had them under batch norm, and as they are made safe for it.
+NAIVE = {
+    "random": "random:zero=incoming,distribution=uniform,scale=0.5",
+    "gradmax": "gradmax:batch_norm=naive,beyond_rank=random",
+    "gradmax-optim": "gradmax-optim:batch_norm=naive,beyond_rank=random",
+    "firefly": "firefly:form=official",
+}
+SAFE = {
+    "random": "random",
+    "gradmax": "gradmax:beyond_rank=random",
+    "gradmax-optim": "gradmax-optim:beyond_rank=random",
+    "firefly": "firefly",
+}
+PRUNERS = {"l1": "l1", "polarization": "polarization", "magnitude": "magnitude", "taylor": "taylor"}
+
+#: What both directions share: a quarter of the widths grows to all of them, all shrink to half.
+GROWING = {"start_fraction": 0.25, "end_fraction": 1.0, "first": 0.1, "last": 0.5, "events": 6, "budget": GROWN_BUDGET}
+SHRINKING = {"start_fraction": 1.0, "end_fraction": 0.5, "first": 0.3, "last": 0.7, "events": 6, "budget": GROWN_BUDGET}
+HOLDING = {"start_fraction": 1.0, "end_fraction": 1.0, "first": 0.1, "last": 0.6, "events": 6, "budget": 1.0}
+
+
+def growing() -> list[Arm]:
+    """Growing by each method, as the poster had it and safe under batch norm, and by schedules of methods' own."""
+    return [
+        *(_grow(name, method, GROWING) for name, method in SAFE.items()),
+        *(_grow(f"{name}, naive", method, GROWING) for name, method in NAIVE.items()),
+        _grow("homeostasis", "homeostasis:period=25,rate=0.2,grace=50", {**GROWING, "last": 0.6}, schedule="own"),
+        _grow("north", "north", {**GROWING, "last": 0.6}, schedule="own"),
+    ]
+
+
+def shrinking() -> list[Arm]:
+    """Pruning by each method, and a network of half the widths all along."""
+    half = {"start_fraction": 0.5, "end_fraction": 1.0, "size": "start", "budget": GROWN_BUDGET}
+    return [
+        Arm(f"half, {GROWN_BUDGET:.0%}", "static", half),
+        *(_shrink(name, method, SHRINKING, ranking="global") for name, method in PRUNERS.items()),
+        _shrink("homeostasis", "homeostasis:period=25,rate=0.1", SHRINKING, schedule="own"),
+    ]
+
+
+def holding() -> list[Arm]:
+    """Pruning and growing at once: each combination, orders, degrees, and one method that does both."""
+    pairs = [("l1", "random"), ("l1", "gradmax"), ("polarization", "gradmax"), ("taylor", "gradmax")]
+    arms = [_constant(f"{prune} + {grow}", PRUNERS[prune], SAFE[grow], HOLDING) for prune, grow in pairs]
+    l1, gradmax = PRUNERS["l1"], SAFE["gradmax"]
+    return [
+        *arms,
+        _constant("l1 + gradmax, naive", l1, NAIVE["gradmax"], HOLDING),
+        _constant("l1 + firefly", l1, SAFE["firefly"], HOLDING),
+        _constant("gradmax + l1 (grows first)", l1, gradmax, HOLDING, order="grow-prune"),
+        _constant("l1 + gradmax, in turn", l1, gradmax, HOLDING, order="alternate"),
+        _constant("l1 + gradmax, 20 %", l1, gradmax, HOLDING, exchange=0.2),
+        _constant("homeostasis", l1, "homeostasis:period=50", HOLDING, schedule="own"),
+    ]
+
+
+@register_suite
+def poster() -> Suite:
+    """The poster's experiment: growing, shrinking and constant size on CIFAR-10, by all of its methods and ours."""
+    fixed = {"width": 0.25, "limit": 25_000, "validation": 5_000, "epochs": 8, "threads": 1, "lr": 0.1}
+    arms = (*statics(0.25, 1.0), *growing(), *shrinking(), *holding())
+    return Suite("poster", {"cifar10/vgg11": fixed}, arms)
+
+
+@register_suite
+def tuning() -> Suite:
+    """The learning rate of the large network all along, which is then frozen for all arms of the poster's suite."""
+    fixed = {"width": 0.25, "limit": 25_000, "validation": 5_000, "epochs": 8, "threads": 1}
+    sizes = {"start_fraction": 0.25, "end_fraction": 1.0, "size": "end", "budget": 1.0}
+    arms = tuple(Arm(f"lr {rate:g}", "static", {**sizes, "lr": rate}) for rate in (0.025, 0.05, 0.1, 0.2))
+    return Suite("tuning", {"cifar10/vgg11": fixed}, arms, seeds=(0,))
+
+
+@register_suite
+def smoke() -> Suite:
+    """Whether everything works, in a minute: three small tasks, an arm of each kind."""
+    fixed = {"epochs": 3, "validation": 200, "threads": 1, "evaluations": 4}
+    return Suite("smoke", {"digits/mlp": fixed}, (*statics(0.25, 1.0, (1.0,)), *growing()[:2]), seeds=(0,))
