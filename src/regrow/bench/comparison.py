@@ -110,7 +110,7 @@ class Interval:
         mean = fmean(values)
         if len(values) < 2:
             return cls(mean, math.nan, math.nan)
-        half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+        half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
         return cls(mean, mean - half, mean + half)
 
 
