@@ -333,3 +333,16 @@ def test_a_preview_says_what_it_can_t_foresee() -> None:
     for part in ("Threshold(value=0.1)", "waits for Plateau", "can't be done"):
         assert part in str(preview)
     assert dataclasses.is_dataclass(preview)
+
+
+def test_due_tells_of_what_may_come() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    action = rg.Grow(rg.Random(), 1)
+    plan = rg.chain(
+        rg.until(rg.Above("loss", 5.0), rg.every(2, action)), rg.when(rg.Below("loss", 0.0), action, stop=1)
+    )
+    shaper = rg.Shaper(model, torch.optim.SGD(model.parameters(), 0.1), plan, example=torch.zeros(2, 4))
+    seen = []
+    for _ in range(4):
+        seen.append((shaper.due, len(shaper.step(loss=1.0))))
+    assert seen == [(True, 0), (True, 1), (False, 0), (True, 1)]  # at first the condition might have held

@@ -70,27 +70,32 @@ def _dispatch(arguments: list[str]) -> None:
 
     def bench(
         suite: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE")],
+        stores: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[STORE ...]")] = (),
         store: Path = Path("store"),
         data: Path | None = None,
         jobs: int | None = None,
         seeds: tuple[int, ...] = (),
         arms: tuple[str, ...] = (),
         confirm: bool = False,
+        method: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     ) -> None:
         """Do the runs of a suite that aren't in its store yet; ended at any moment, the same call goes on.
 
         Args:
-            suite: smoke, tuning or poster.
+            suite: smoke, tuning or poster; or merge, which brings the stores that are named together in --store.
+            stores: For merge.
             store: Folder of the results.
             data: Folder with the data sets, each in a folder of its own name.
             jobs: Runs side by side; by default as many as there are cores for.
             seeds: By default the suite's.
             arms: Only these; by default all.
             confirm: Measure on the test set instead of held-out training examples, with fresh seeds.
+            method: Somebody's method, PACKAGE.MODULE:CLASS, which gets arms of its own; may be given again.
         """
         from .bench.command import bench as do
+        from .bench.command import merged
 
-        print(do(suite, store, data, jobs, seeds, arms, confirm))
+        print(merged(stores, store) if suite == "merge" else do(suite, store, data, jobs, seeds, arms, confirm, method))
 
     def inspect(
         model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],

@@ -258,9 +258,9 @@ class Shaper:
 _STATE = {"steps", "generator", "births", "progress"}
 
 
-def _maybe(_: When | Until) -> bool:
-    """Conditions are looked at once the step is done."""
-    return True
+def _maybe(part: When | Until) -> bool:
+    """Conditions are looked at once the step is done: what waits for one may act, and nothing may have ended."""
+    return isinstance(part, When)
 
 
 def _parts_of(action: Action) -> tuple[str, ...]:

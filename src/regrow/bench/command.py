@@ -1,13 +1,13 @@
-"""`regrow bench`: a suite's missing runs are done, and what is in the store is told."""
+"""`regrow bench`: a suite's missing runs are done, and stores are brought together."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from .cells import cells_of
 from .errors import InputError
-from .results import Store
+from .results import Store, merge
 from .runner import run_cells
-from .suites import CONFIRMATION, get_suite
+from .suites import CONFIRMATION, entered, get_suite
 
 
 def bench(
@@ -18,6 +18,7 @@ def bench(
     seeds: Sequence[int],
     arms: Sequence[str],
     confirm: bool,
+    methods: Sequence[str] = (),
 ) -> str:
     """Do what is missing; what it came to, in words.
 
@@ -25,6 +26,8 @@ def bench(
         InputError: there is no such suite or arm, or the store can't be used.
     """
     suite = get_suite(name)
+    for method in methods:
+        suite = entered(suite, method)
     known = [arm.name for arm in suite.arms]
     for arm in arms:
         if arm not in known:
@@ -37,3 +40,17 @@ def bench(
     lines += [f"failed: {key}: {reason}" for key, reason in outcome.failed.items()]
     lines += [f"left out: {task}: {reason}" for task, reason in outcome.skipped.items()]
     return "\n".join(lines)
+
+
+def merged(stores: Sequence[Path], into: Path) -> str:
+    """Bring stores together; what it came to, in words.
+
+    Raises:
+        InputError: none is given, or one is no store of this version of the protocol.
+    """
+    if not stores:
+        raise InputError("merge brings stores together: regrow bench merge STORE STORE --store INTO")
+    for store in stores:
+        if not store.is_dir():
+            raise InputError(f"{store} is not a folder; name the folders of stores")
+    return f"{merge(stores, into)} runs are in {into}"

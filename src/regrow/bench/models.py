@@ -1,9 +1,13 @@
-"""The networks of the tasks."""
+"""The networks of the tasks; those that are published as they are have a file of their own, `published`."""
 
+import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 VGG11_WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
 POOL_AFTER = {0, 1, 3, 5, 7}
@@ -50,3 +54,155 @@ def vgg11(widths: Sequence[int], channels: int, classes: int, batch_norm: bool =
         "classifier": nn.Linear(channels, classes),
     }
     return nn.Sequential(OrderedDict(parts))
+
+
+def mlp(
+    inputs: int,
+    widths: Sequence[int],
+    outputs: int,
+    activation: type[nn.Module] = nn.ReLU,
+    batch_norm: bool = False,
+) -> nn.Sequential:
+    """Hidden layers of the given widths, and a linear one.
+
+    Args:
+        batch_norm: whether each hidden layer is normalised before its activation (and then has no bias).
+    """
+    layers: dict[str, nn.Module] = {}
+    for number, (before, width) in enumerate(itertools.pairwise((inputs, *widths)), 1):
+        layers[f"hidden{number}"] = nn.Linear(before, width, bias=not batch_norm)
+        if batch_norm:
+            layers[f"norm{number}"] = nn.BatchNorm1d(width)
+        layers[f"activation{number}"] = activation()
+    layers["output"] = nn.Linear(widths[-1] if widths else inputs, outputs)
+    return nn.Sequential(OrderedDict(layers))
+
+
+def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    """A convolution that keeps the size of images, or divides it by the stride; weights start as He says (fan out)."""
+    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=bias)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
+
+
+class Padded(nn.Module):
+    """A shortcut without weights (option A): every other pixel, and black channels on both sides."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images of half the size."""
+        before = (self.channels - x.shape[1]) // 2
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, self.channels - x.shape[1] - before))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, added to what came in."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, batch_norm: bool, padded: bool) -> None:
+        super().__init__()
+        self.conv1 = convolution(inputs, outputs, stride=stride, bias=not batch_norm)
+        self.norm1 = nn.BatchNorm2d(outputs) if batch_norm else nn.Identity()
+        self.conv2 = convolution(outputs, outputs, bias=not batch_norm)
+        self.norm2 = nn.BatchNorm2d(outputs) if batch_norm else nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1:
+            self.shortcut = Padded(outputs) if padded else nn.Sequential(
+                convolution(inputs, outputs, 1, stride, bias=not batch_norm),
+                nn.BatchNorm2d(outputs) if batch_norm else nn.Identity(),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images, perhaps of half the size."""
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(y + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """The residual network for 32x32 images: three stages, each half the size of the one before."""
+
+    def __init__(self, widths: Sequence[int], blocks: int, channels: int, classes: int, batch_norm: bool = True, padded: bool=False) -> None:
+        super().__init__()
+        self.conv = convolution(channels, widths[0], bias=not batch_norm)
+        self.norm = nn.BatchNorm2d(widths[0]) if batch_norm else nn.Identity()
+        layers = []
+        for stage, (before, width) in enumerate(itertools.pairwise((widths[0], *widths))):
+            for number in range(blocks):
+                first = stage > 0 and number == 0
+                layers.append(ResidualBlock(before if number == 0 else width, width, 2 if first else 1, batch_norm, padded))
+        self.blocks = nn.Sequential(*layers)
+        self.classifier = nn.Linear(widths[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(F.relu(self.norm(self.conv(x))))
+        return self.classifier(x.mean((2, 3)))
+
+
+class Attention(nn.Module):
+    """Causal self-attention, written out; the width of a head is what the shapes of its layers say."""
+
+    def __init__(self, width: int, heads: int, inside: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, heads * inside) for _ in range(3))
+        self.out = nn.Linear(heads * inside, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (batch, positions, width) to the same."""
+        batch, positions, _ = x.shape
+        query, key, value = (
+            layer(x).view(batch, positions, self.heads, -1).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        likeness = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
+        future = torch.ones(positions, positions, dtype=torch.bool, device=x.device).triu(1)
+        seen = likeness.masked_fill(future, -torch.inf).softmax(-1) @ value
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+
+class TransformerBlock(nn.Module):
+    """Attention and two linear layers, each on a normalised copy of the stream that it adds to."""
+
+    def __init__(self, width: int, heads: int, inside: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, heads, inside)
+        self.hidden, self.activation, self.contract = nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (batch, positions, width) to the same."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.contract(self.activation(self.hidden(self.norm2(x))))
+
+
+class GPT(nn.Module):
+    """A transformer that tells what comes next: (batch, positions) of int64 to (batch, positions, symbols).
+
+    Args:
+        symbols: how many different ones there are.
+        positions: at most so many.
+        width: of the stream.
+        heads: of each layer, each `inside` wide.
+        hidden: units of each feed-forward part.
+        layers: how many.
+    """
+
+    def __init__(
+        self, symbols: int, positions: int, width: int, heads: int, inside: int, hidden: int, layers: int
+    ) -> None:
+        super().__init__()
+        self.symbol, self.position = nn.Embedding(symbols, width), nn.Embedding(positions, width)
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads, inside, hidden) for _ in range(layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, symbols)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the next symbol at each position."""
+        stream = self.symbol(x) + self.position(torch.arange(x.shape[1], device=x.device))
+        return self.head(self.norm(self.blocks(stream)))

@@ -5,10 +5,11 @@ training FLOPs; see docs/benchmark.md for what is fixed, what is measured, and h
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import InputError
+from .options import make_method
 from .tasks import unknown
 
 PROTOCOL = 1
@@ -99,6 +100,27 @@ def _shrink(name: str, method: str, fixed: Options, **more: Any) -> Arm:
 
 def _constant(name: str, prune: str, grow: str, fixed: Options, **more: Any) -> Arm:
     return Arm(f"constant: {name}", "constant", {**fixed, "prune": prune, "grow": grow, **more}, "large, 100%")
+
+
+def entered(suite: Suite, text: str) -> Suite:
+    """A suite with arms for somebody's method in each setting that it can take part in.
+
+    Args:
+        text: as `--grow` and `--prune` take it: NAME, PACKAGE.MODULE:CLASS, either with options behind another colon.
+
+    Raises:
+        InputError: there is no such method, or it neither grows nor prunes.
+    """
+    method = make_method(text, "any")
+    arms = []
+    if hasattr(method, "fresh"):
+        arms += [_grow(text, text, GROWING), _constant(f"l1 + {text}", "l1", text, HOLDING)]
+    if hasattr(method, "score"):
+        arms += [_shrink(text, text, SHRINKING, ranking="global")]
+        arms += [_constant(f"{text} + gradmax", text, SAFE["gradmax"], HOLDING)]
+    if not arms:
+        raise InputError(f"{text} has neither fresh() nor score(), so it can't grow or prune units")
+    return replace(suite, arms=(*suite.arms, *arms))
 
 
 #: The poster's growers as it had them under batch norm, and as they are made safe for it.
