@@ -78,6 +78,7 @@ def _dispatch(arguments: list[str]) -> None:
         arms: tuple[str, ...] = (),
         confirm: bool = False,
         method: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+        ray: str | None = None,
     ) -> None:
         """Do the runs of a suite that aren't in its store yet; ended at any moment, the same call goes on.
 
@@ -91,11 +92,16 @@ def _dispatch(arguments: list[str]) -> None:
             arms: Only these; by default all.
             confirm: Measure on the test set instead of held-out training examples, with fresh seeds.
             method: Somebody's method, PACKAGE.MODULE:CLASS, which gets arms of its own; may be given again.
+            ray: Address of a Ray cluster that does the runs instead of this machine.
         """
         from .bench.command import bench as do
         from .bench.command import merged
 
-        print(merged(stores, store) if suite == "merge" else do(suite, store, data, jobs, seeds, arms, confirm, method))
+        print(
+            merged(stores, store)
+            if suite == "merge"
+            else do(suite, store, data, jobs, seeds, arms, confirm, method, ray)
+        )
 
     def inspect(
         model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],

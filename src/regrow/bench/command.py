@@ -19,6 +19,7 @@ def bench(
     arms: Sequence[str],
     confirm: bool,
     methods: Sequence[str] = (),
+    ray: str | None = None,
 ) -> str:
     """Do what is missing; what it came to, in words.
 
@@ -34,7 +35,7 @@ def bench(
             raise InputError(f"suite {name} has no arm {arm!r}; it has {', '.join(known)}")
     chosen = seeds or (CONFIRMATION if confirm else suite.seeds)
     cells = list(cells_of(suite, chosen, arms, held_out=not confirm))
-    outcome = run_cells(cells, Store(store), data, jobs)
+    outcome = run_cells(cells, Store(store), data, jobs, ray)
     there = sum(cell.key in Store(store).results() for cell in cells)
     lines = [f"{there} of {len(cells)} runs are in {store}; {len(outcome.done)} were done now"]
     lines += [f"failed: {key}: {reason}" for key, reason in outcome.failed.items()]

@@ -1,12 +1,8 @@
 """The runner: does the cells of a grid that aren't in its store yet, side by side, each in a process of its own."""
 
 import contextlib
-import json
 import logging
 import os
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .cells import Cell
 from .errors import InputError
-from .results import Result, Store
+from .pools import Pool, Processes
+from .ray_pool import RayPool
+from .results import Store
 from .tasks import get_task
-from .worker import UNUSABLE, to_json
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2
-WAIT = 0.1  # seconds between two looks at the processes
 
 
 @dataclass
@@ -36,7 +32,9 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def run_cells(cells: Sequence[Cell], store: Store, data: Path | None = None, jobs: int | None = None) -> Outcome:
+def run_cells(
+    cells: Sequence[Cell], store: Store, data: Path | None = None, jobs: int | None = None, ray: str | None = None
+) -> Outcome:
     """Do what is missing.
 
     A run that was killed goes on from its last checkpoint; one that fails is tried once more, and again at the next
@@ -47,9 +45,10 @@ def run_cells(cells: Sequence[Cell], store: Store, data: Path | None = None, job
         store: where results are kept.
         data: a folder with the data sets, each in a folder of its own name, or that of the only one.
         jobs: runs side by side; by default as many as there are cores for.
+        ray: address of a Ray cluster that does them instead of this machine.
 
     Raises:
-        InputError: another runner is at work on the store.
+        InputError: another runner is at work on the store, or there is no such cluster.
     """
     outcome = Outcome()
     with store.held():
@@ -57,88 +56,45 @@ def run_cells(cells: Sequence[Cell], store: Store, data: Path | None = None, job
         missing = [cell for key, cell in {cell.key: cell for cell in cells}.items() if key not in known]
         folders = _data_folders(missing, data, outcome)
         missing = [cell for cell in missing if cell.task in folders]
-        jobs = jobs or max(1, (os.cpu_count() or 1) // max(1, min((c.options().threads for c in missing), default=1)))
-        with _shown(len(missing)) as show:
-            _run_side_by_side(missing, store, folders, jobs, outcome, show)
+        threads = max(1, min((cell.options().threads for cell in missing), default=1))
+        number = jobs or max(1, (os.cpu_count() or 1) // threads)
+        pool: Pool = Processes(store, number) if ray is None else RayPool(ray)
+        try:
+            with _shown(len(missing)) as show:
+                _run_all([(cell, folders[cell.task]) for cell in missing], store, pool, outcome, show)
+        finally:
+            pool.stop()
     return outcome
 
 
-def _run_side_by_side(
-    cells: Sequence[Cell],
+def _run_all(
+    orders: Sequence[tuple[Cell, Path | None]],
     store: Store,
-    folders: dict[str, Path | None],
-    jobs: int,
+    pool: Pool,
     outcome: Outcome,
     show: Callable[[str], None],
 ) -> None:
-    waiting = [(cell, 1) for cell in cells]
-    running: list[_Running] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                cell, attempt = waiting.pop(0)
-                running.append(_Running.of(cell, attempt, store, folders[cell.task]))
-            time.sleep(WAIT)
-            for each in [each for each in running if each.process.poll() is not None]:
-                running.remove(each)
-                result, reason = each.result()
-                if result is not None:
-                    store.add(result)
-                    each.clear()
-                    outcome.done.append(each.cell.key)
-                    show(each.cell.key)
-                elif each.process.returncode != UNUSABLE and each.attempt < ATTEMPTS:
-                    waiting.append((each.cell, each.attempt + 1))
-                else:
-                    store.add_failure(each.cell.key, reason)
-                    outcome.failed[each.cell.key] = reason
-                    show(f"{each.cell.key} failed: {reason}")
-    finally:
-        for each in running:  # only where this is interrupted
-            each.process.terminate()
-            each.process.wait()
-
-
-@dataclass
-class _Running:
-    cell: Cell
-    attempt: int
-    folder: Path
-    process: subprocess.Popen
-
-    @classmethod
-    def of(cls, cell: Cell, attempt: int, store: Store, data: Path | None) -> "_Running":
-        folder = store.work(cell.key)
-        folder.parent.mkdir(exist_ok=True)
-        order = folder.with_name(folder.name + ".json")
-        order.write_text(to_json(cell, data))
-        command = [
-            sys.executable,
-            "-m",
-            "regrow.bench.worker",
-            order,
-            folder,
-            folder.with_name(folder.name + ".result"),
-        ]
-        with folder.with_name(folder.name + ".log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        return cls(cell, attempt, folder, process)
-
-    def _beside(self, suffix: str) -> Path:
-        return self.folder.with_name(self.folder.name + suffix)
-
-    def result(self) -> tuple[Result | None, str]:
-        """What was done, or the last that was said."""
-        path = self._beside(".result")
-        if self.process.returncode == 0 and path.is_file():
-            return json.loads(path.read_text()), ""
-        lines = self._beside(".log").read_text(errors="replace").strip().splitlines()
-        return None, f"exit status {self.process.returncode}; {lines[-1] if lines else 'nothing was said'}"
-
-    def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for suffix in (".json", ".result", ".log"):
-            self._beside(suffix).unlink(missing_ok=True)
+    """Start cells where there is room, and keep what they come to."""
+    waiting, data = [cell for cell, _ in orders], {cell.key: folder for cell, folder in orders}
+    attempts: dict[str, int] = {}
+    while waiting or pool.busy:
+        while waiting and pool.has_room:
+            cell = waiting.pop(0)
+            attempts[cell.key] = attempts.get(cell.key, 0) + 1
+            pool.start(cell, data[cell.key])
+        for ended in pool.finished():
+            key = ended.cell.key
+            if ended.result is not None:
+                store.add(ended.result)
+                pool.clear(ended.cell)
+                outcome.done.append(key)
+                show(key)
+            elif not ended.final and attempts[key] < ATTEMPTS:
+                waiting.append(ended.cell)
+            else:
+                store.add_failure(key, ended.reason)
+                outcome.failed[key] = ended.reason
+                show(f"{key} failed: {ended.reason}")
 
 
 def _data_folders(cells: Sequence[Cell], data: Path | None, outcome: Outcome) -> dict[str, Path | None]:

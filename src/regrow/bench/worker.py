@@ -40,18 +40,22 @@ def do(cell: Cell, folder: Path, data: Path | None) -> Result:
         "held_out": cell.held_out,
         "seed": cell.seed,
         "config": config,
-        "environment": {**history.config["versions"], **environment()},
+        "environment": {**history.config["versions"], **environment(options.threads)},
         "events": [event for event in history.events if event["event"] != "batch"],
     }
 
 
-def environment() -> dict[str, Any]:
-    """What a run's numbers, or its seconds, may depend on."""
+def environment(threads: int = 0) -> dict[str, Any]:
+    """What a run's numbers, or its seconds, may depend on.
+
+    Args:
+        threads: of the run; 0 for torch's own number.
+    """
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
