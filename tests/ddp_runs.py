@@ -21,8 +21,9 @@ BATCH, STEPS = 12, 50
 
 PLAN = rg.chain(
     rg.at(5, rg.Grow(rg.GradMax(), 3, where="1.one")),
+    rg.at(8, rg.Grow(rg.Firefly(steps=3), 1, where="[12].one")),
     rg.at(10, rg.Grow(rg.Random(), 2, where="1.one")),
-    rg.at(12, rg.Adapt(rg.Homeostasis(flops=1.1, rate=0.2, margin=0.1), where="[12].one")),
+    rg.at(12, rg.Adapt(rg.Homeostasis(flops=1.3, rate=0.2, margin=0.1), where="[12].one")),
     rg.at(15, rg.Prune(rg.L1(1e-3), 3, where="[12].one")),
     rg.at(20, rg.Grow(rg.Deepen(), 1, where="2", kind="cell")),
     rg.at(25, rg.Prune(rg.Taylor(), 1, kind="cell")),

@@ -214,8 +214,8 @@ def test_units_move_to_where_the_loss_needs_them() -> None:
     torch.manual_seed(0)
     model, teacher = Two(), nn.Sequential(nn.Linear(4, 60), nn.Tanh(), nn.Linear(60, 1))
     with torch.no_grad():
-        teacher[0].weight.mul_(4)
-        teacher[2].weight.mul_(4)
+        for layer in (teacher[0], teacher[2]):
+            layer.weight.mul_(4)  # type: ignore[operator]
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
 
     def loss() -> Tensor:
@@ -323,6 +323,20 @@ def test_a_run_is_the_same_where_it_was_stopped_and_goes_on(tmp_path: Any) -> No
 def test_what_cannot_be_is_said(make: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         make()
+
+
+def test_units_that_came_a_short_while_ago_stay_and_others_go() -> None:
+    model = convolutions()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    plan = rg.every(1, rg.Adapt(rg.Homeostasis(rate=0.3, margin=0.0, grace=100)))
+    shaper, loss = rg.Shaper(model, optimizer, plan, example=batch()[0]), loss_of(model)
+    came: dict[str, int] = {}
+    for _ in range(3):
+        (edit,) = shaper.step(loss)
+        for name, gone in edit.units("removed").items():
+            assert all(unit < edit.sizes[name][0] - came.get(name, 0) for unit in gone)  # new ones come last
+            came[name] = came.get(name, 0) + len(edit.units("new")[name])
+    assert sum(came.values()) > 4
 
 
 def test_without_a_loss_or_units_that_are_read_nothing_is_done() -> None:

@@ -174,3 +174,41 @@ def test_a_loss_that_is_none_changes_nothing(loss: Any, error: type[Exception], 
     assert differences(saved, snapshot(model)) == []
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
+
+
+class _Wrapped(nn.Module):
+    """What is edited is this, what the loss calls is its part, as a training step does."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+@pytest.mark.parametrize("method", [rg.L1(1e-3), rg.Firefly(steps=2)])
+def test_a_loss_that_calls_a_part_of_the_model_is_seen(method: Any) -> None:
+    def edited(part: bool) -> dict[str, Tensor]:
+        torch.manual_seed(3)
+        model, x = _Wrapped(_convolutional("biased")), torch.randn(16, 3, 9, 9).double()
+        model(x)
+        structure, generator = rg.analyze(model, x[:2]), torch.Generator().manual_seed(0)
+        loss = _loss(model.model if part else model, x)
+        if isinstance(method, rg.L1):
+            rg.prune_(structure, 4, method, loss=loss)
+        else:
+            rg.grow_(structure, 2, method, loss=loss, generator=generator)
+        return model.state_dict()
+
+    whole, part = edited(False), edited(True)
+    assert all(torch.equal(tensor, part[name]) for name, tensor in whole.items())
+
+
+def test_a_loss_that_does_without_the_model_is_refused() -> None:
+    model, x = _convolutional(), torch.randn(4, 3, 9, 9).double()
+    structure, before = rg.analyze(model, x), snapshot(model)
+    other = copy.deepcopy(model)
+    with pytest.raises(ValueError, match="calls neither the model"):
+        rg.prune_(structure, 4, rg.L1(1e-3), loss=_loss(other, x))
+    assert differences(before, snapshot(model)) == []

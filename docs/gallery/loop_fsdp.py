@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,7 +21,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import regrow as rg
-from regrow.sharding import shard_, unshard_
 
 STEPS = 150
 #: Of all processes together; a multiple of their number, so that the mean of their means is that of the batch.
@@ -63,8 +60,8 @@ def share(step: int, size: int) -> Tensor:
     return batch[dist.get_rank() :: dist.get_world_size()]
 
 
-def train(folder: Path, device: torch.device, stop: int = STEPS, say: bool = True) -> tuple[nn.Module, float]:
-    """Train until a step, from where the folder has got to; the whole model, and its accuracy on all digits."""
+def train(folder: Path, device: torch.device, stop: int = STEPS, say: bool = True) -> tuple[str, float]:
+    """Train until a step, from where the folder has got to; what the whole model's weights come to, its accuracy."""
     torch.manual_seed(0)
     x, y = (tensor.to(device) for tensor in data())
     first, mesh = dist.get_rank() == 0, init_device_mesh(device.type, (dist.get_world_size(),))
@@ -75,19 +72,13 @@ def train(folder: Path, device: torch.device, stop: int = STEPS, say: bool = Tru
                 fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
 
-    @contextmanager
-    def whole() -> Iterator[None]:  # inside, the model and the optimizer's state are plain ones
-        unshard_(model, optimizer)
-        yield
-        shard_(model, optimizer, shard)
-
     checkpoint = rg.Checkpoint(folder)
     model = checkpoint.load(build()).to(device)  # on all processes, before it is sharded
     shard(model)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     tell = print if say and first else None
     shaper = rg.Shaper(model, optimizer, PLAN, example=x[:8], shard=shard, after_edit=tell)
-    with whole():
+    with shaper.whole():  # inside, the model and the optimizer's state are plain ones
         checkpoint.restore(optimizer, shaper)
     while shaper.steps < stop:
         batch = share(shaper.steps, len(x))
@@ -100,14 +91,13 @@ def train(folder: Path, device: torch.device, stop: int = STEPS, say: bool = Tru
         optimizer.zero_grad()
         shaper.step(loss)
         if shaper.steps % 50 == 0 or shaper.steps == stop:
-            with whole():
+            with shaper.whole():
                 if first:
                     checkpoint.save(model, optimizer, shaper)
-    unshard_(model, optimizer)
-    if first:
-        rg.save(model, folder / "model")
-    with torch.no_grad():
-        return model, float((model(x).argmax(1) == y).float().mean())
+    with shaper.whole(), torch.no_grad():
+        if first:
+            rg.save(model, folder / "model")
+        return digest(model), float((model(x).argmax(1) == y).float().mean())
 
 
 def digest(model: nn.Module) -> str:
@@ -133,9 +123,9 @@ if __name__ == "__main__":
     parser.add_argument("--stop", type=int, default=STEPS)
     given = parser.parse_args()
     device = begin()
-    model, accuracy = train(given.folder, device, given.stop)
+    weights, accuracy = train(given.folder, device, given.stop)
     if dist.get_rank() == 0:
-        print(f"{model}\naccuracy on all digits: {accuracy:.3f}")
+        print(f"accuracy on all digits: {accuracy:.3f}")
     dist.barrier()
-    print(f"weights of process {dist.get_rank()}: {digest(model)}\n", end="")  # in one piece: others write there too
+    print(f"weights of process {dist.get_rank()}: {weights}\n", end="")  # in one piece: others write there too
     dist.destroy_process_group()

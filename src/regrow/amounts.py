@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .agreement import agreed
 from .budgets import gains_within, latency_without
 from .cutoffs import Budget, Cutoff, Threshold, Valley, sizes_after
 from .errors import NotPermissible
@@ -172,7 +173,7 @@ def _within(
         return all(left[name] <= limit for name, limit in most.items())
 
     def fast(number: int) -> bool:
-        return budget.latency is None or latency_without(structure, chosen(number)) <= budget.latency
+        return budget.latency is None or agreed(latency_without(structure, chosen(number))) <= budget.latency
 
     high = sum(len(removable(axis, limits, scores[axis])) for axis in axes)
     if not fits(high) or not fast(high):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,17 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def wrapper_of(model: nn.Module) -> DistributedDataParallel | None:
+    """The wrapper of several processes around a model that was given without it, where there is one.
+
+    A model doesn't know its wrapper, and callbacks of some training loops aren't given it.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    around = (found for found in gc.get_objects() if isinstance(found, DistributedDataParallel))
+    return next((found for found in around if unwrapped(found) is unwrapped(model)), None)
+
+
 def _parallel(model: nn.Module) -> DistributedDataParallel | None:
     """The wrapper of several processes around a model, where there is one."""
     while hasattr(model, "_orig_mod"):
@@ -41,6 +53,7 @@ class Company:
         model: In a wrapper, under ``fully_shard``, or neither.
         optimizer: Its optimizer.
         shard: Shards the plain model as was done before.
+        wrapper: What the model is a part of, where it isn't the whole of what is wrapped.
 
     Attributes:
         model: The model itself.
@@ -52,12 +65,18 @@ class Company:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, shard: Callable[[nn.Module], object] | None = None
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        shard: Callable[[nn.Module], object] | None = None,
+        wrapper: nn.Module | None = None,
     ) -> None:
         self.sharded = is_sharded(model)
         if self.sharded and shard is None:
             raise TypeError("for a model under fully_shard pass shard=, a function that shards the plain model again.")
-        self.wrapper, self._given = _parallel(model), model
+        self.wrapper, self._given = _parallel(model if wrapper is None else wrapper), model
+        if wrapper is not None and all(module is not unwrapped(model) for module in wrapper.modules()):
+            raise TypeError("wrapper= is a DistributedDataParallel that the model is a part of; it isn't in this one.")
         self.resets = 0
         self.model = unwrapped(model)
         self._optimizer, self._shard = optimizer, shard
@@ -66,16 +85,21 @@ class Company:
         self._group = group if group is not None and dist.get_world_size(group) > 1 else None
 
     @contextlib.contextmanager
-    def deciding(self) -> Iterator[None]:
-        """Inside, the model is whole on each process, and all decide alike."""
+    def whole(self) -> Iterator[nn.Module]:
+        """Inside, a sharded model and its optimizer's state are plain ones, of which each process has all."""
         if self.sharded:
             unshard_(self.model, self._optimizer)
         try:
-            with together(self._group):
-                yield
+            yield self.model
         finally:
             if self.sharded and self._shard is not None:
                 shard_(self.model, self._optimizer, self._shard)
+
+    @contextlib.contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Inside, the model is whole on each process, and all decide alike."""
+        with self.whole(), together(self._group):
+            yield
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """The means of numbers over processes."""

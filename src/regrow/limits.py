@@ -41,6 +41,8 @@ class Limits:
 
     def spares(self, axis: Axis) -> bool:
         """Whether the axis as a whole is protected."""
+        if isinstance(self.protect, Mapping):
+            return False
         return any(isinstance(p, str) and means(p, axis.name) for p in self.protect)
 
     def protected_units(self, axis: Axis) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -57,6 +57,7 @@ class Shaper:
         copies: Copies of the model that follow its edits, as :class:`torch.optim.swa_utils.AveragedModel` for running
             averages of its weights. They don't follow when one is undone.
         shard: For models under ``fully_shard``: shards the plain model again after an edit, as was done before.
+        wrapper: For a model that is a part of what is wrapped in DistributedDataParallel: the wrapper.
         before_edit, after_edit: Called with each action before it is done, and with each edit after it.
 
     Raises:
@@ -75,6 +76,7 @@ class Shaper:
         generator: torch.Generator | None = None,
         copies: Sequence[nn.Module] = (),
         shard: Callable[[nn.Module], object] | None = None,
+        wrapper: nn.Module | None = None,
         before_edit: Callable[[Action], object] | None = None,
         after_edit: Callable[[Edit], object] | None = None,
     ) -> None:
@@ -83,7 +85,7 @@ class Shaper:
         plan = as_plan(plan)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator is a torch.Generator, not {generator!r}.")
-        self._company = Company(model, optimizer, shard)
+        self._company = Company(model, optimizer, shard, wrapper)
         self.model, self.optimizer, self.plan = self._company.model, optimizer, plan
         self._training = [(a, last) for a, last in plan.entries() if any(hasattr(a.method, p) for p in _parts_of(a))]
         if self._company.sharded and self._training:
@@ -119,6 +121,17 @@ class Shaper:
         """What the plan has due at a step, behind what has waited for gradients until then."""
         waiting = [a for late in self._progress.late for a in self.plan.due(late, _maybe) if sees_gradients(a)]
         return [*waiting, *self.plan.due(step, holds)]
+
+    def whole(self) -> AbstractContextManager[nn.Module]:
+        """Inside, a model under ``fully_shard`` and its optimizer's state are plain ones, to be saved or looked at.
+
+        ::
+
+            with shaper.whole() as model:
+                if dist.get_rank() == 0:
+                    rg.save(model, "run/")
+        """
+        return self._company.whole()
 
     @property
     def recompilations(self) -> int:

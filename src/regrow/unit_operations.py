@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -180,7 +179,7 @@ def grown_by(
     method: Any, gains: Mapping[Axis, int], seen: Mapping[Axis, Mapping[str, Any]], generator: torch.Generator
 ) -> dict[Axis, Grown]:
     """What a method makes of each axis, the same on all processes."""
-    return {axis: _alike(_grown(method, axis, num, seen[axis], generator)) for axis, num in gains.items()}
+    return {axis: _alike(axis, _grown(method, axis, num, seen[axis], generator)) for axis, num in gains.items()}
 
 
 def _grown(method: Any, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Grown:
@@ -219,13 +218,16 @@ def _paces(
     return paces
 
 
-def _alike(grown: Grown) -> Grown:
+def _alike(axis: Axis, grown: Grown) -> Grown:
     """New units as the first of several processes has them."""
 
-    def alike(rows: Mapping[Entry, Tensor]) -> dict[Entry, Tensor]:
-        return dict(zip(rows, agreed([values.detach() for values in rows.values()]), strict=True))
+    entries = {(e.name, e.dim): e for e in axis.entries}
 
-    return dataclasses.replace(grown, fresh=alike(grown.fresh), old=alike(grown.old), copies=agreed(grown.copies))
+    def alike(values: Mapping[Entry, Any]) -> dict[Entry, Any]:
+        found = agreed({(e.name, e.dim): v.detach() if isinstance(v, Tensor) else v for e, v in values.items()})
+        return {entries[place]: value for place, value in found.items()}
+
+    return Grown(alike(grown.fresh), alike(grown.old), agreed(grown.copies), alike(grown.gradient_factors))
 
 
 def _changed(grown: Mapping[Axis, Grown], masks: Masks) -> dict[str, Tensor]:

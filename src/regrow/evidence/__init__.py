@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..agreement import told_by_any
 from ..errors import NotPermissible
 from ..structure import Axis
 from ..structure.running import untouched
@@ -86,6 +87,7 @@ def gather(
                     passage = _reached(found, axis)
                     for evidence in seen[axis].values():
                         evidence.add(passage)
+            refused = _by_any(refused, axes)
             if refused and not (leave_out and len(refused) < len(axes)):
                 raise _together(refused, len(axes))
     seen = {axis: evidence for axis, evidence in seen.items() if axis not in refused}
@@ -110,6 +112,12 @@ def _noting(refused: dict[Axis, NotPermissible], axis: Axis) -> Iterator[None]:
         yield
     except NotPermissible as error:
         refused[axis] = error
+
+
+def _by_any(refused: Mapping[Axis, NotPermissible], axes: Sequence[Axis]) -> dict[Axis, NotPermissible]:
+    """What any of several processes refuses, all do."""
+    found = told_by_any({axis.name: str(error) for axis, error in refused.items()})
+    return {axis: NotPermissible(found[axis.name]) for axis in axes if axis.name in found}
 
 
 def _together(refused: Mapping[Axis, NotPermissible], number: int) -> NotPermissible:

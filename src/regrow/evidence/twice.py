@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,63 +18,106 @@ from .normalisation import NORMS
 
 @contextlib.contextmanager
 def called_again(model: nn.Module, silent: Mapping[str, Tensor], moments: Shifts) -> Iterator[None]:
-    """Whenever the model is called, it is called a second time with these tensors and the same random numbers."""
+    """Whenever the model is called, it is called a second time with these tensors and the same random numbers.
+
+    Where not the model but parts of it are called from outside, as by the training step of a module, they are.
+
+    Raises:
+        ValueError: Nothing of the model was called.
+    """
     state: list[Any] = []
 
-    def before(*_: Any) -> None:
-        if not moments.again:
-            state[:] = _random_state()
+    def before(_: nn.Module) -> None:
+        state[:] = _random_state()
 
-    def after(_: nn.Module, args: tuple, kwargs: dict[str, Any], __: Any) -> None:
-        if moments.again:
-            return
-        moments.again = True
+    def after(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         now = _random_state()
+        moments.again = True
         try:
             _set_random_state(state)
             with torch.no_grad():
-                functional_call(model, dict(silent), args, kwargs)
+                functional_call(module, _within(model, module, silent), args, kwargs)
         finally:
             _set_random_state(now)
             moments.again = False
             moments.forget()
 
-    hooks = [model.register_forward_pre_hook(before), model.register_forward_hook(after, with_kwargs=True)]
+    with _calls_from_outside(model, before, after):
+        yield
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a model, or of a part of it: what it was given, and autocast's dtype where that was on."""
+
+    module: nn.Module
+    args: tuple
+    kwargs: dict[str, Any]
+    autocast: torch.dtype | None
+
+    def again(self, device: str) -> None:
+        """Make it once more, without gradients."""
+        with torch.no_grad(), torch.autocast(device, self.autocast, enabled=self.autocast is not None):
+            self.module(*self.args, **self.kwargs)
+
+
+@contextlib.contextmanager
+def remembered(model: nn.Module, device: str) -> Iterator[list[Call]]:
+    """Yields the calls of a model that are made inside, in order.
+
+    Raises:
+        ValueError: Nothing of the model was called.
+    """
+    calls: list[Call] = []
+
+    def remember(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        calls.append(Call(module, args, kwargs, dtype))
+
+    with _calls_from_outside(model, lambda _: None, remember):
+        yield calls
+
+
+@contextlib.contextmanager
+def _calls_from_outside(
+    model: nn.Module,
+    before: Callable[[nn.Module], None],
+    after: Callable[[nn.Module, tuple, dict[str, Any]], None],
+) -> Iterator[None]:
+    """Tells of calls of the model or of its parts that aren't made by the model itself, nor by what is told.
+
+    Raises:
+        ValueError: There was none, though nothing else went wrong.
+    """
+    depth, seen = [0], [False]
+
+    def enter(module: nn.Module, _: tuple) -> None:
+        depth[0] += 1
+        if depth[0] == 1:
+            before(module)
+
+    def leave(module: nn.Module, args: tuple, kwargs: dict[str, Any], _: Any) -> None:
+        if depth[0] == 1:  # what is called within is deeper
+            seen[0] = True
+            after(module, args, kwargs)
+        depth[0] -= 1
+
+    hooks = [module.register_forward_pre_hook(enter, prepend=True) for module in model.modules()]
+    hooks += [module.register_forward_hook(leave, with_kwargs=True) for module in model.modules()]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+    if not seen[0]:
+        raise ValueError("the loss calls neither the model that is edited nor a part of it; compute it from the model.")
 
 
-@dataclass(frozen=True)
-class Call:
-    """A call of a model: what it was given, and autocast's dtype where that was on."""
-
-    args: tuple
-    kwargs: dict[str, Any]
-    autocast: torch.dtype | None
-
-    def again(self, model: nn.Module, device: str) -> None:
-        """Make it once more, without gradients."""
-        with torch.no_grad(), torch.autocast(device, self.autocast, enabled=self.autocast is not None):
-            model(*self.args, **self.kwargs)
-
-
-@contextlib.contextmanager
-def remembered(model: nn.Module, device: str) -> Iterator[list[Call]]:
-    """Yields the calls of a model that are made inside, in order."""
-    calls: list[Call] = []
-
-    def remember(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        calls.append(Call(args, kwargs, dtype))
-
-    hook = model.register_forward_pre_hook(remember, with_kwargs=True)
-    try:
-        yield calls
-    finally:
-        hook.remove()
+def _within(model: nn.Module, part: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a model by their names in a part of it."""
+    path = next(path for path, module in model.named_modules() if module is part)
+    start = f"{path}." if path else ""
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def _random_state() -> list[Any]:

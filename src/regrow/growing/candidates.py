@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..agreement import averaged
 from ..evidence import Passage
 from ..evidence.growth import base_of, check_passage, check_sides
 from ..evidence.moments import Moments
@@ -81,6 +82,7 @@ class Candidates:
         if passage.normalised and not official:
             moments = Moments(self.incoming)
             moments.add(passage, expanded(self.base, size), Pairs.of(passage))
+            moments.agree()
             self.whitener = moments.whitener()
         # What moves: directions of splits, of new units' incoming weights, and their outgoing weights.
         self.moving = [
@@ -114,6 +116,7 @@ class Candidates:
                 gradients = torch.autograd.grad(changes.sum(), moving, allow_unused=True)
             for i, (tensor, gradient) in enumerate(zip(self.moving, gradients, strict=True)):
                 if gradient is not None and len(tensor):
+                    gradient = averaged(gradient)  # all processes search together
                     lengths = tensor.norm(dim=1, keepdim=True)
                     self.moving[i] = tensor - scaled(gradient, self.config.rate) * lengths
             self._bound()
@@ -121,7 +124,7 @@ class Candidates:
     def _scores(self, passage: Passage) -> Tensor:
         """How much less the loss is; for a candidate with a unit that nothing wakes less than any number."""
         changes, alive = self._changes(passage, *(tensor.detach() for tensor in self.moving))
-        return torch.where(alive, -changes.detach(), -torch.inf)
+        return torch.where(averaged(alive.float()) > 0, -averaged(changes.detach()), -torch.inf)
 
     def _changes(self, passage: Passage, splits: Tensor, received: Tensor, sent: Tensor) -> tuple[Tensor, Tensor]:
         """What each split and each new unit does to the loss, and whether its units get a gradient."""

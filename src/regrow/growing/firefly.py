@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from ..agreement import averaged_number
 from ..errors import NotPermissible
 from ..evidence import Needs
 from ..method import Grown, register
@@ -108,7 +109,7 @@ class Firefly:
         if free:
             gains = self._shared(ranked, most, sum(gains.values()))
         promised = sum(max(0.0, score) for axis, gain in gains.items() for score in ranked[axis][:gain])
-        allowed = self.trust * max(abs(each.passage.loss) for each in candidates.values())
+        allowed = self.trust * averaged_number(max(abs(each.passage.loss) for each in candidates.values()))
         for each in candidates.values():
             each.strength = min(1.0, allowed / promised) if promised > 0 and self.form == "safe" else 1.0
         return {axis: gain for axis, gain in gains.items() if gain}

@@ -113,6 +113,7 @@ class AccelerateShaper:
                 "optimizer is made."
             )
         self.shaper = self._made()  # what was analysed had other sizes
+        self.shaper._company.follow()
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 try:
     import pytorch_lightning as pl
@@ -107,8 +108,11 @@ class RegrowCallback(pl.Callback):
         if self._resumed is None and before is not None and before.model is part:
             self._resumed = before.state_dict()
         # The wrapper of distributed training follows edits; it is around the whole module.
-        model: Any = part if self.module else trainer.strategy.model
-        self.shaper = Shaper(model, trainer.optimizers[self.optimizer], self.plan, example=example, **self._options)
+        around: Any = trainer.strategy.model
+        model, optimizer = part if self.module else around, trainer.optimizers[self.optimizer]
+        wrapper = around if self.module and isinstance(around, DistributedDataParallel) else None
+        given = {"example": example, "wrapper": wrapper, **self._options}
+        self.shaper = Shaper(model, optimizer, self.plan, **given)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on where a checkpoint was, now that the optimizer does."""

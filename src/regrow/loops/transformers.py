@@ -20,6 +20,7 @@ except ImportError as error:
     raise ImportError(f"regrow.loops.transformers needs transformers and Accelerate: {needed}") from error
 
 from ..actions import Action
+from ..distributed import wrapper_of
 from ..edit import Edit
 from ..plan import Plan
 from ..shaper import Shaper
@@ -92,7 +93,8 @@ class RegrowCallback(TrainerCallback):
             ValueError: The Shaper's state isn't beside the checkpoint, or as for :class:`regrow.Shaper`.
         """
         model, optimizer = kwargs["model"], unwrapped_optimizer(kwargs["optimizer"])
-        self.shaper = Shaper(model, optimizer, self.plan, example=self.example, **self._options)
+        wrapped = wrapper_of(model) or model
+        self.shaper = Shaper(wrapped, optimizer, self.plan, example=self.example, **self._options)
         if state.global_step:
             path = None if self._folder is None else self._folder / SHAPER_FILE
             if path is None or not path.is_file():
