@@ -1,9 +1,10 @@
-"""Where the tasks' images come from."""
+"""Where the tasks' images come from that are held in memory."""
 
 import functools
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,29 @@ from .images import Dataset, Images
 
 DIGITS_TEST_SHARE = 0.2
 SPLITS = ("train", "test")
-TORCHVISION_FOLDER = "cifar-10-batches-py"
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """One of the two data sets of 32x32 images.
+
+    Attributes:
+        name: for people.
+        classes: how many.
+        label: the column of parquet files that has them.
+        folder: where torchvision keeps it.
+        reader: torchvision's class that reads it.
+    """
+
+    name: str
+    classes: int
+    label: str
+    folder: str
+    reader: str
+
+
+CIFAR10 = Cifar("CIFAR-10", 10, "label", "cifar-10-batches-py", "CIFAR10")
+CIFAR100 = Cifar("CIFAR-100", 100, "fine_label", "cifar-100-python", "CIFAR100")
 
 
 @functools.cache
@@ -49,18 +72,31 @@ def load_cifar10(folder: Path | None, limit: int | None = None) -> Dataset:
     Raises:
         InputError: the folder is missing, empty or damaged, or nothing can be fetched.
     """
+    return _load_cifar(CIFAR10, folder, limit)
+
+
+def load_cifar100(folder: Path | None, limit: int | None = None) -> Dataset:
+    """CIFAR-100 with its 100 fine classes, as :func:`load_cifar10` does; the column of labels is `fine_label`.
+
+    Raises:
+        InputError: the folder is missing, empty or damaged, or nothing can be fetched.
+    """
+    return _load_cifar(CIFAR100, folder, limit)
+
+
+def _load_cifar(kind: Cifar, folder: Path | None, limit: int | None) -> Dataset:
     if folder is None:
-        return _from_torchvision(_cache(), download=True)
+        return _from_torchvision(kind, _cache(), download=True)
     if not folder.is_dir():
-        raise InputError(f"--data {folder} is not a folder; name one with CIFAR-10 as parquet files")
+        raise InputError(f"--data {folder} is not a folder; name one with {kind.name} as parquet files")
     if list(folder.rglob("*.parquet")):
-        train, test = (_from_parquet(folder, split, limit if split == "train" else None) for split in SPLITS)
-        return Dataset(train, test, classes=10)
-    root = folder.parent if folder.name == TORCHVISION_FOLDER else folder
-    if (root / TORCHVISION_FOLDER).is_dir():
-        return _from_torchvision(root, download=False)
+        train, test = (_from_parquet(kind, folder, split, limit if split == "train" else None) for split in SPLITS)
+        return Dataset(train, test, kind.classes)
+    root = folder.parent if folder.name == kind.folder else folder
+    if (root / kind.folder).is_dir():
+        return _from_torchvision(kind, root, download=False)
     raise InputError(
-        f"--data {folder} holds no CIFAR-10: it needs train*.parquet and test*.parquet, or {TORCHVISION_FOLDER}/"
+        f"--data {folder} holds no {kind.name}: it needs train*.parquet and test*.parquet, or {kind.folder}/"
     )
 
 
@@ -68,17 +104,17 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrow"
 
 
-def _from_torchvision(root: Path, download: bool) -> Dataset:
-    """CIFAR-10 as torchvision keeps it; torchvision compares the checksums before it opens a file."""
-    datasets = require("torchvision.datasets", "bench")
+def _from_torchvision(kind: Cifar, root: Path, download: bool) -> Dataset:
+    """What torchvision keeps; torchvision compares the checksums before it opens a file."""
+    reader = getattr(require("torchvision.datasets", "bench"), kind.reader)
     try:
-        splits = [datasets.CIFAR10(str(root), train=train, download=download) for train in (True, False)]
+        splits = [reader(str(root), train=train, download=download) for train in (True, False)]
     except (RuntimeError, OSError) as error:
         if download:
             raise InputError(
-                f"CIFAR-10 could not be fetched ({error}); name a folder that has it with --data"
+                f"{kind.name} could not be fetched ({error}); name a folder that has it with --data"
             ) from error
-        raise InputError(f"--data {root / TORCHVISION_FOLDER} is damaged: {error}") from error
+        raise InputError(f"--data {root / kind.folder} is damaged: {error}") from error
     train, test = (
         Images(
             torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous(),
@@ -86,11 +122,11 @@ def _from_torchvision(root: Path, download: bool) -> Dataset:
         )
         for split in splits
     )
-    return Dataset(train, test, classes=10)
+    return Dataset(train, test, kind.classes)
 
 
 @functools.lru_cache(maxsize=4)
-def _from_parquet(folder: Path, split: str, limit: int | None) -> Images:
+def _from_parquet(kind: Cifar, folder: Path, split: str, limit: int | None) -> Images:
     """The first `limit` images of a split, decoded; its files are taken in the order of their names."""
     parquet = require("pyarrow.parquet", "bench")
     arrow = require("pyarrow", "bench")
@@ -101,18 +137,20 @@ def _from_parquet(folder: Path, split: str, limit: int | None) -> Images:
     labels: list[int] = []
     for file in files:
         try:
-            table = parquet.read_table(file, columns=["img", "label"])
+            table = parquet.read_table(file, columns=["img", kind.label])
             encoded += [image["bytes"] for image in table["img"].to_pylist()]
-            labels += table["label"].to_pylist()
+            labels += table[kind.label].to_pylist()
         except (arrow.ArrowException, OSError, KeyError, TypeError) as error:
             raise InputError(f"{file} is damaged or has another layout: {_first_line(error)}") from error
         if limit is not None and len(labels) >= limit:
             break
     if not labels:
         raise InputError(f"--data {folder} has no image in its {split}*.parquet")
-    wrong = [label for label in labels if not isinstance(label, int) or not 0 <= label < 10]
+    wrong = [label for label in labels if not isinstance(label, int) or not 0 <= label < kind.classes]
     if wrong:
-        raise InputError(f"--data {folder}: {split} has the label {wrong[0]}; CIFAR-10's are 0 to 9")
+        raise InputError(
+            f"--data {folder}: {split} has the label {wrong[0]}; {kind.name}'s are 0 to {kind.classes - 1}"
+        )
     return Images(_decode(encoded[:limit], folder), torch.tensor(labels[:limit], dtype=torch.int64))
 
 
@@ -126,7 +164,7 @@ def _decode(encoded: Sequence[bytes], folder: Path) -> Tensor:
         except (OSError, TypeError) as error:
             raise InputError(f"--data {folder}: image {index} cannot be decoded: {_first_line(error)}") from error
         if image.size != (32, 32):
-            raise InputError(f"--data {folder}: image {index} is of size {image.size}, CIFAR-10's are (32, 32)")
+            raise InputError(f"--data {folder}: image {index} is of size {image.size}, CIFAR's are (32, 32)")
         pixels[index] = image
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 

@@ -1,4 +1,4 @@
-"""The networks of the tasks; those that are published as they are have a file of their own, `published`."""
+"""The networks of the tasks; those of published set-ups have a file of their own, `published`."""
 
 import itertools
 import math
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 VGG11_WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
 POOL_AFTER = {0, 1, 3, 5, 7}
+RESNET_WIDTHS = (16, 32, 64)
 
 
 def scaled(widths: Sequence[int], factor: float) -> tuple[int, ...]:
@@ -22,10 +23,23 @@ def scaled(widths: Sequence[int], factor: float) -> tuple[int, ...]:
     return tuple(max(1, round(width * factor)) for width in widths)
 
 
+def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    """A convolution that keeps the size of images, or divides it by the stride.
+
+    Its weights start at He's initialisation (fan out), which also trains without batch normalisation.
+    """
+    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=bias)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
+
+
+def norm(width: int, batch_norm: bool) -> nn.Module:
+    """A batch normalisation of images, or nothing."""
+    return nn.BatchNorm2d(width) if batch_norm else nn.Identity()
+
+
 def vgg11(widths: Sequence[int], channels: int, classes: int, batch_norm: bool = True) -> nn.Sequential:
     """VGG11 for 32x32 images: eight convolutions in five stages that halve the image, and one linear layer.
-
-    Convolutions start at He's initialisation (fan out), which also trains without batch normalisation.
 
     Args:
         widths: channels of the eight convolutions; `VGG11_WIDTHS` is the published network.
@@ -39,9 +53,7 @@ def vgg11(widths: Sequence[int], channels: int, classes: int, batch_norm: bool =
         raise ValueError(f"VGG11 has {len(VGG11_WIDTHS)} convolutions, but {len(widths)} widths were given")
     layers: list[nn.Module] = []
     for index, width in enumerate(widths):
-        convolution = nn.Conv2d(channels, width, 3, padding=1, bias=not batch_norm)
-        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-        layers.append(convolution)
+        layers.append(convolution(channels, width, bias=not batch_norm))
         if batch_norm:
             layers.append(nn.BatchNorm2d(width))
         layers.append(nn.ReLU())
@@ -60,8 +72,8 @@ def mlp(
     inputs: int,
     widths: Sequence[int],
     outputs: int,
-    activation: type[nn.Module] = nn.ReLU,
     batch_norm: bool = False,
+    activation: type[nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
     """Hidden layers of the given widths, and a linear one.
 
@@ -69,24 +81,18 @@ def mlp(
         batch_norm: whether each hidden layer is normalised before its activation (and then has no bias).
     """
     layers: dict[str, nn.Module] = {}
-    for number, (before, width) in enumerate(itertools.pairwise((inputs, *widths)), 1):
+    sizes = (inputs, *widths)
+    for number, (before, width) in enumerate(itertools.pairwise(sizes), 1):
         layers[f"hidden{number}"] = nn.Linear(before, width, bias=not batch_norm)
         if batch_norm:
             layers[f"norm{number}"] = nn.BatchNorm1d(width)
         layers[f"activation{number}"] = activation()
-    layers["output"] = nn.Linear(widths[-1] if widths else inputs, outputs)
+    layers["output"] = nn.Linear(sizes[-1], outputs)
     return nn.Sequential(OrderedDict(layers))
 
 
-def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-    """A convolution that keeps the size of images, or divides it by the stride; weights start as He says (fan out)."""
-    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=bias)
-    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    return layer
-
-
 class Padded(nn.Module):
-    """A shortcut without weights (option A): every other pixel, and black channels on both sides."""
+    """A shortcut without weights: every other pixel, and channels of zeros on both sides."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -94,54 +100,83 @@ class Padded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images of half the size."""
-        before = (self.channels - x.shape[1]) // 2
-        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, self.channels - x.shape[1] - before))
+        more = self.channels - x.shape[1]
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, more // 2, more - more // 2))
 
 
 class ResidualBlock(nn.Module):
     """Two convolutions, added to what came in."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, batch_norm: bool, padded: bool) -> None:
+    def __init__(self, inputs: int, inner: int, outputs: int, stride: int, batch_norm: bool, padded: bool) -> None:
         super().__init__()
-        self.conv1 = convolution(inputs, outputs, stride=stride, bias=not batch_norm)
-        self.norm1 = nn.BatchNorm2d(outputs) if batch_norm else nn.Identity()
-        self.conv2 = convolution(outputs, outputs, bias=not batch_norm)
-        self.norm2 = nn.BatchNorm2d(outputs) if batch_norm else nn.Identity()
-        self.shortcut: nn.Module = nn.Identity()
-        if stride > 1:
-            self.shortcut = Padded(outputs) if padded else nn.Sequential(
-                convolution(inputs, outputs, 1, stride, bias=not batch_norm),
-                nn.BatchNorm2d(outputs) if batch_norm else nn.Identity(),
-            )
+        self.conv1 = convolution(inputs, inner, stride=stride, bias=not batch_norm)
+        self.norm1 = norm(inner, batch_norm)
+        self.conv2 = convolution(inner, outputs, bias=not batch_norm)
+        self.norm2 = norm(outputs, batch_norm)
+        if stride == 1:
+            self.shortcut: nn.Module = nn.Identity()
+        elif padded:
+            self.shortcut = Padded(outputs)
+        else:
+            projection = convolution(inputs, outputs, 1, stride, bias=not batch_norm)
+            self.shortcut = nn.Sequential(projection, norm(outputs, batch_norm))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images, perhaps of half the size."""
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(y + self.shortcut(x))
+        """Images, of half the size where there is a stride."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
 class ResNet(nn.Module):
-    """The residual network for 32x32 images: three stages, each half the size of the one before."""
+    """He et al.'s residual network for 32x32 images: 6 x `blocks` + 2 layers in three stages.
 
-    def __init__(self, widths: Sequence[int], blocks: int, channels: int, classes: int, batch_norm: bool = True, padded: bool=False) -> None:
+    Without batch normalisation, the convolution that a block ends with starts smaller by the root of the number of
+    blocks, so that their sum keeps its size.
+
+    Args:
+        widths: channels of the stages; `RESNET_WIDTHS` is the published network.
+        inner: channels between the two convolutions of a block, by stage.
+        blocks: in each stage.
+        channels: of the images.
+        batch_norm: whether each convolution is followed by a batch normalisation (and then has no bias).
+        padded: whether shortcuts between stages are padded with zeros (option A, as published), which ties the
+            stages' channels together; else they are convolutions of 1x1 (option B).
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        inner: Sequence[int],
+        blocks: int,
+        channels: int,
+        classes: int,
+        batch_norm: bool = True,
+        padded: bool = False,
+    ) -> None:
         super().__init__()
         self.conv = convolution(channels, widths[0], bias=not batch_norm)
-        self.norm = nn.BatchNorm2d(widths[0]) if batch_norm else nn.Identity()
-        layers = []
-        for stage, (before, width) in enumerate(itertools.pairwise((widths[0], *widths))):
+        self.norm = norm(widths[0], batch_norm)
+        self.blocks = nn.Sequential()
+        before = widths[0]
+        for stage, (width, inside) in enumerate(zip(widths, inner, strict=True)):
             for number in range(blocks):
-                first = stage > 0 and number == 0
-                layers.append(ResidualBlock(before if number == 0 else width, width, 2 if first else 1, batch_norm, padded))
-        self.blocks = nn.Sequential(*layers)
-        self.classifier = nn.Linear(widths[-1], classes)
+                stride = 2 if stage and not number else 1
+                block = ResidualBlock(before, inside, width, stride, batch_norm, padded)
+                if not batch_norm:
+                    with torch.no_grad():
+                        block.conv2.weight /= math.sqrt(blocks * len(widths))
+                self.blocks.append(block)
+                before = width
+        self.classifier = nn.Linear(before, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         x = self.blocks(F.relu(self.norm(self.conv(x))))
         return self.classifier(x.mean((2, 3)))
 
 
 class Attention(nn.Module):
-    """Causal self-attention, written out; the width of a head is what the shapes of its layers say."""
+    """Causal self-attention, written out; how wide a head is, the shapes of its layers say."""
 
     def __init__(self, width: int, heads: int, inside: int) -> None:
         super().__init__()
@@ -196,11 +231,6 @@ class GPT(nn.Module):
         self.symbol, self.position = nn.Embedding(symbols, width), nn.Embedding(positions, width)
         self.blocks = nn.Sequential(*(TransformerBlock(width, heads, inside, hidden) for _ in range(layers)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, symbols)
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the next symbol at each position."""

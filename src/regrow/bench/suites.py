@@ -183,7 +183,7 @@ def holding() -> list[Arm]:
 @register_suite
 def poster() -> Suite:
     """The poster's experiment: growing, shrinking and constant size on CIFAR-10, by all of its methods and ours."""
-    fixed = {"width": 0.25, "limit": 25_000, "validation": 5_000, "epochs": 8, "threads": 1, "lr": 0.1}
+    fixed = {"width": 0.25, "limit": 25_000, "validation": 5_000, "epochs": 8, "threads": 1, "lr": 0.05}
     arms = (*statics(0.25, 1.0), *growing(), *shrinking(), *holding())
     return Suite("poster", {"cifar10/vgg11": fixed}, arms)
 

@@ -32,7 +32,7 @@ def recalibrated(edit: Edit, before: Mapping[str, Tensor], calls: Sequence[Call]
     with looking(model) as restore, called_again(model, old, shifts):
         for call in calls:
             with shifts:
-                call.again(model, device)
+                call.again(device)
             restore()
     return {name: _old_units(edit, name, moved) for name, moved in shifts.moved().items()}
 
