@@ -348,12 +348,12 @@ def test_edits_are_plain_values_for_any_logger() -> None:
     logged: list[tuple[dict[str, float], int]] = []
     tags: list[tuple[str, float, int]] = []
     hooks = [
-        log_to(lambda values, step: logged.append((values, step)), lambda: shaper.steps),
-        log_to(by_scalar(lambda name, value, step: tags.append((name, value, step))), lambda: shaper.steps),
+        log_to(lambda values, step: logged.append((values, step))),
+        log_to(by_scalar(lambda name, value, step: tags.append((name, value, step)))),
     ]
 
     def after_edit(edit: rg.Edit) -> None:
-        rows.append(as_dict(edit, shaper.steps))
+        rows.append(as_dict(edit))
         for hook in hooks:
             hook(edit)
 

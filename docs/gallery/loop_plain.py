@@ -41,9 +41,7 @@ def train() -> tuple[nn.Module, float, list[dict[str, Any]]]:
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     edits: list[dict[str, Any]] = []
-    shaper = rg.Shaper(
-        model, optimizer, PLAN, example=x[:8], after_edit=lambda edit: edits.append(as_dict(edit, shaper.steps))
-    )
+    shaper = rg.Shaper(model, optimizer, PLAN, example=x[:8], after_edit=lambda edit: edits.append(as_dict(edit)))
 
     def loss(batch: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):

@@ -89,6 +89,7 @@ class Edit:
         params: Parameters of the model (before, after); of single weights those that are on.
         flops: FLOPs of a forward pass on the analysed example (before, after).
         kind: "unit", "weight" for single weights, "layer" or "cell".
+        step: Of the :class:`regrow.Shaper` that made it; None where none did.
     """
 
     structure: Structure = field(repr=False)
@@ -103,6 +104,7 @@ class Edit:
     _past: dict[str, Past] = field(repr=False)
     _bookkeeping: list[Write] = field(repr=False, default_factory=list)
     kind: str = "unit"
+    step: int | None = None
     # The structure counts edits by these: it must not keep alive what old edits hold for their undoing.
     _token: object = field(repr=False, default_factory=object)
 

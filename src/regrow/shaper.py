@@ -212,6 +212,7 @@ class Shaper:
                 self.before_edit(action)
             edit = self._performer.perform(action, closure, self.steps)
             if edit is not None:
+                edit.step = self.steps
                 edits.append(edit)
                 self._follow(edit)
                 if self.after_edit is not None:

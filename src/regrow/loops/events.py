@@ -3,10 +3,10 @@
 ::
 
     writer = SummaryWriter()  # TensorBoard
-    hook = log_to(by_scalar(writer.add_scalar), step=lambda: shaper.steps)
-    hook = log_to(wandb.log, step=lambda: shaper.steps)
-    hook = log_to(mlflow.log_metrics, step=lambda: shaper.steps)
-    hook = log_to(trackio.log, step=lambda: shaper.steps)
+    hook = log_to(by_scalar(writer.add_scalar))
+    hook = log_to(wandb.log)
+    hook = log_to(mlflow.log_metrics)
+    hook = log_to(trackio.log)
     shaper = rg.Shaper(model, optimizer, plan, example=x, after_edit=hook)
 """
 
@@ -22,19 +22,15 @@ from ..edit import Edit
 from ..shaper import Shaper
 
 
-def as_dict(edit: Edit, step: int) -> dict[str, Any]:
+def as_dict(edit: Edit) -> dict[str, Any]:
     """An edit as JSON may hold it.
-
-    Args:
-        edit: That was made.
-        step: Of the Shaper, when it was made.
 
     Returns:
         "step", "action", "method", "kind", "sizes" by name, "params" and "flops", each of these [before, after], and
         "text", one line about it.
     """
     return {
-        "step": step,
+        "step": edit.step,
         "action": edit.action,
         "method": edit.method,
         "kind": edit.kind,
@@ -57,22 +53,17 @@ def scalars(edit: Edit, prefix: str = "regrow/") -> dict[str, float]:
     return totals | {f"{prefix}size/{name}": float(after) for name, (_, after) in edit.sizes.items()}
 
 
-def log_to(
-    log: Callable[..., object],
-    step: Callable[[], int],
-    values: Callable[[Edit], Mapping[str, Any]] = scalars,
-) -> Callable[[Edit], None]:
+def log_to(log: Callable[..., object], values: Callable[[Edit], Mapping[str, Any]] = scalars) -> Callable[[Edit], None]:
     """What a Shaper or an adapter takes as ``after_edit``: logs each edit.
 
     Args:
         log: Called as ``log(values, step=step)``, as ``wandb.log``, ``mlflow.log_metrics`` and ``trackio.log`` are;
             for loggers of single numbers see :func:`by_scalar`.
-        step: Returns the step, as ``lambda: shaper.steps``.
         values: Makes of an edit what is logged.
     """
 
     def after_edit(edit: Edit) -> None:
-        log(dict(values(edit)), step=step())
+        log(dict(values(edit)), step=edit.step)
 
     return after_edit
 
