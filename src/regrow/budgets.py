@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .applying import apply
 from .cutoffs import Budget, sizes_with
-from .edit import apply
 from .errors import NotPermissible
 from .limits import Limits
 from .measure import latency

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .applying import apply
 from .branches import ACTIVATIONS, Branch
-from .edit import apply
 from .errors import NotPermissible
 from .observing import Seen
 from .starts import relative_distance, zero_until

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .applying import check_sizes
 from .carry import MASK, Follower, check_holds, followers, kept_masks, plan_resets, resets, warn_of_reset
-from .edit import Edit, check_sizes
+from .edit import Edit
 from .errors import NotPermissible
 from .masks import hold_masks, mask_of, set_mask
 from .structure import Structure

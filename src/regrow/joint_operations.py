@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 from .agreement import agreed, averaged
 from .amounts import axes_of
-from .edit import Edit, apply
+from .applying import apply
+from .edit import Edit
 from .errors import NothingToDo, NotPermissible
 from .joint.exchange import Exchange
 from .limits import Limits

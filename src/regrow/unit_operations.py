@@ -15,8 +15,9 @@ from torch.optim import Optimizer
 
 from .agreement import agreed, averaged
 from .amounts import axes_of, to_grow, to_prune
+from .applying import apply
 from .carry import Masks, kept_masks
-from .edit import Edit, apply
+from .edit import Edit
 from .errors import NothingToDo, NotPermissible
 from .evidence import gather
 from .evidence.gradients import gradients
