@@ -23,6 +23,8 @@ from rich.console import Console
 import regrow as rg
 from regrow.bench.compare import WIDTH, summary
 from regrow.bench.history import find_runs, read_run
+from regrow.bench.markdown import table
+from regrow.bench.results import Store
 
 ROOT = Path(__file__).parent.parent
 COVERAGE = RESULTS / "coverage.json"
@@ -196,6 +198,13 @@ def depth_coverage() -> str:
     return "\n".join(lines)
 
 
+def benchmark(held_out: bool = True) -> str:
+    """The store of record: what was selected on held-out images, or confirmed on the test set."""
+    results = [r for r in Store(RESULTS / "store").results().values() if r["held_out"] == held_out]
+    poster = [result for result in results if not result["arm"].startswith("lr ")]
+    return table(poster) if poster else "No run has been made as yet."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="?")
@@ -205,6 +214,7 @@ def main() -> None:
     fill(ROOT / "docs" / "structure.md", {"coverage": coverage()})
     tables = {"sparse training": sparse_training(), "sparse linear": sparse_linear(), "depth growth": depth_growth()}
     fill(ROOT / "docs" / "granularities.md", {**tables, "depth coverage": depth_coverage()})
+    fill(ROOT / "docs" / "benchmark.md", {"selection": benchmark(), "confirmation": benchmark(held_out=False)})
     fill(ROOT / "docs" / "methods.md", {"second moments": second_moments(), "growth": batchnorm_growth()})
 
 

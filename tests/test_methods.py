@@ -24,7 +24,11 @@ LOOSELY: Any = rg
 
 GROWERS = [name for name in rg.list_methods() if hasattr(rg.create_method(name), "fresh")]
 #: Configurations in which every axis may grow by any number of units.
-GENEROUS = {"gradmax": {"beyond_rank": "random"}, "gradmax-optim": {"beyond_rank": "random"}}
+GENEROUS = {
+    "gradmax": {"beyond_rank": "random"},
+    "gradmax-optim": {"beyond_rank": "random"},
+    "senn": {"threshold": None},
+}
 PRUNERS = [name for name in rg.list_methods() if hasattr(rg.create_method(name), "score")]
 
 

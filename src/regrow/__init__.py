@@ -19,6 +19,7 @@ from .growing.gradmax_optim import GradMaxOptim
 from .growing.north import North
 from .growing.random import Random
 from .growing.rigl import RigL
+from .growing.senn import SENN
 from .growing.set import SET
 from .joint.homeostasis import Homeostasis
 from .masks import hold_masks
@@ -47,6 +48,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "L1",
+    "SENN",
     "SET",
     "SNIP",
     "Ablation",

@@ -47,9 +47,13 @@ class Cell:
 
     @functools.cached_property
     def key(self) -> str:
-        """Tells it from all others of this version of the protocol: its name and a digest of all that matters."""
+        """Tells it from all others of this version of the protocol: its name and a digest of all that matters.
+
+        What is as by default isn't in it, so that an option that comes later doesn't make all that was done undone.
+        """
         settled = self.options()
-        plain = {field.name: getattr(settled, field.name) for field in fields(settled) if field.name not in FREE}
+        values = {field.name: (getattr(settled, field.name), field.default) for field in fields(Options)}
+        plain = {name: value for name, (value, usual) in values.items() if name not in FREE and value != usual}
         text = json.dumps({"protocol": PROTOCOL, "held_out": self.held_out, **plain}, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         return f"{self.task} | {self.arm.name} | seed {self.seed} | {digest}"

@@ -36,7 +36,7 @@ class Options:
     """Options of a run. What is None takes the task's or the setting's default."""
 
     task: str
-    """What to train: digits/vgg11 or cifar10/vgg11."""
+    """What to train, such as digits/vgg11; an unknown name lists all."""
     setting: str = "static"
     """static, grow, shrink or constant (prunes, then grows as many units, at each event)."""
     grow: str = "random"
@@ -71,8 +71,8 @@ class Options:
     """Widths at the start, of the full ones. By default grow and static 0.25, shrink and constant 1."""
     end_fraction: float | None = None
     """Widths at the end, of the full ones. By default static, grow and constant 1, shrink 0.5."""
-    where: str = "*"
-    """Which axes change, by a pattern on their names; the others stay as they start."""
+    where: str | None = None
+    """Which axes change, by a pattern on their names; the others stay as they start. By default the task's."""
     events: int = 5
     """Number of structural events, evenly spaced."""
     first: float = 0.1
@@ -116,11 +116,13 @@ class Options:
         start, end = FRACTIONS[self.setting]
         if self.setting == "constant":
             end = _or(self.start_fraction, end)  # wherever a constant size starts, it ends there
+        plain_lr = _or(task.plain_lr, task.lr * LR_FACTOR_WITHOUT_BATCH_NORM)
         filled: dict[str, Any] = {
             "width": _or(self.width, task.width),
             "epochs": _or(self.epochs, task.epochs),
             "batch_size": _or(self.batch_size, task.batch_size),
-            "lr": _or(self.lr, task.lr if self.batch_norm else task.lr * LR_FACTOR_WITHOUT_BATCH_NORM),
+            "lr": _or(self.lr, task.lr if self.batch_norm else plain_lr),
+            "where": _or(self.where, task.where),
             "start_fraction": _or(self.start_fraction, start),
             "end_fraction": _or(self.end_fraction, end),
             "threads": _or(self.threads, task.threads),
@@ -145,6 +147,7 @@ class Settled(Options):
     start_fraction: float
     end_fraction: float
     threads: int
+    where: str
 
     @property
     def built_fraction(self) -> float:

@@ -151,6 +151,7 @@ def growing() -> list[Arm]:
         *(_grow(f"{name}, naive", method, GROWING) for name, method in NAIVE.items()),
         _grow("homeostasis", "homeostasis:period=25,rate=0.2,grace=50", {**GROWING, "last": 0.6}, schedule="own"),
         _grow("north", "north", {**GROWING, "last": 0.6}, schedule="own"),
+        _grow("senn", "senn", {**GROWING, "last": 0.6}, schedule="own"),
     ]
 
 
@@ -199,6 +200,9 @@ def tuning() -> Suite:
 
 @register_suite
 def smoke() -> Suite:
-    """Whether everything works, in a minute: three small tasks, an arm of each kind."""
-    fixed = {"epochs": 3, "validation": 200, "threads": 1, "evaluations": 4}
-    return Suite("smoke", {"digits/mlp": fixed}, (*statics(0.25, 1.0, (1.0,)), *growing()[:2]), seeds=(0,))
+    """Whether everything works, in a minute or two: three small tasks, arms of each kind."""
+    fixed = {"epochs": 4, "validation": 200, "threads": 1, "evaluations": 4}
+    tasks = dict.fromkeys(("digits/mlp", "spirals/mlp", "teacher/mlp"), fixed)
+    chosen = ("grow: gradmax", "grow: homeostasis", "shrink: l1", "constant: l1 + gradmax")
+    arms = [arm for arm in (*growing(), *shrinking(), *holding()) if arm.name in (*chosen, f"half, {GROWN_BUDGET:.0%}")]
+    return Suite("smoke", tasks, (*statics(0.25, 1.0, (GROWN_BUDGET, 1.0)), *arms), seeds=(0,))

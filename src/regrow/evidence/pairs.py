@@ -21,10 +21,10 @@ from .passage import TINY, Constant, Passage, Slot, Step
 
 _aten = torch.ops.aten
 _CONVOLUTION = _aten.convolution.default
-#: Linear call -> where its input and its weight are.
-_LINEAR = {_CONVOLUTION: (0, 1), _aten.mm.default: (0, 1), _aten.addmm.default: (1, 2)}
+#: Linear call -> where its input, its weight and its bias are.
+LINEAR = {_CONVOLUTION: (0, 1, 2), _aten.mm.default: (0, 1, None), _aten.addmm.default: (1, 2, 0)}
 #: Calls that leave a weight what it is, and the ones that leave every number of a hidden tensor where it is.
-_SAME_WEIGHT = {_aten.t.default, _aten._to_copy.default, _aten.detach.default, _aten.alias.default}
+SAME_WEIGHT = {_aten.t.default, _aten._to_copy.default, _aten.detach.default, _aten.alias.default}
 _SAME_ROWS = {_aten.view.default, _aten._unsafe_view.default, _aten._to_copy.default, _aten.clone.default}
 _PRODUCTS = {_aten.mul.Tensor, _aten.mul_.Tensor}
 #: Calls that are told all sizes of what they put out.
@@ -41,7 +41,7 @@ class Linear:
     @classmethod
     def of(cls, step: Step, weight: Entry, dim: int) -> Linear | None:
         """The call, if it is one that has the units along that dimension of its weight."""
-        if step.op not in _LINEAR or weight.dim != dim:
+        if step.op not in LINEAR or weight.dim != dim:
             return None
         if step.op is not _CONVOLUTION:
             return cls(weight, ())
@@ -77,7 +77,7 @@ class Pairs:
         """The pairs of a passage that was made of the same calls on another batch; None if it wasn't."""
         if _calls(passage) != self.calls:
             return None
-        inputs = (step.args[_LINEAR[step.op][0]] for step in passage.steps if step.op in _LINEAR)
+        inputs = (step.args[LINEAR[step.op][0]] for step in passage.steps if step.op in LINEAR)
         return replace(self, x=next(x.tensor for x in inputs if isinstance(x, Constant)))
 
     @classmethod
@@ -200,7 +200,7 @@ class _Walk:
         return Pairs(linear, x, tuple(self.readers), self.users == {True}, _calls(self.passage), any_number)
 
     def _same_weight(self, step: Step, slots: list[int]) -> bool:
-        if step.op not in _SAME_WEIGHT or len(slots) != 1 or slots[0] not in self.weights:
+        if step.op not in SAME_WEIGHT or len(slots) != 1 or slots[0] not in self.weights:
             return False
         self.weights.update({out: self.weights[slots[0]] for out in step.outputs if out is not None})
         return True
@@ -221,9 +221,9 @@ class _Walk:
         return True
 
     def _linear(self, step: Step) -> bool:
-        if step.op not in _LINEAR:
+        if step.op not in LINEAR:
             return False
-        at, weight_at = _LINEAR[step.op]
+        at, weight_at, _ = LINEAR[step.op]
         given, weight = step.args[at], step.args[weight_at]
         entry = self.weights.get(weight.number) if isinstance(weight, Slot) else None
         (out,) = step.outputs
