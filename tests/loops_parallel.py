@@ -98,7 +98,7 @@ def accelerate(folder: Path) -> nn.Module:
         generator = torch.Generator().manual_seed(0)
         shaper = AccelerateShaper(accelerator, model, optimizer, PLAN, example=x[:8], generator=generator)
         if go_on:
-            accelerator.load_state(folder / "state")
+            accelerator.load_state(str(folder / "state"))
         for step in range(shaper.steps, stop):
             mine = torch.arange(320)[step * 32 : step * 32 + 32][dist.get_rank() :: dist.get_world_size()]
 
@@ -109,7 +109,7 @@ def accelerate(folder: Path) -> nn.Module:
             optimizer.step()
             optimizer.zero_grad()
             shaper.step(loss)
-        accelerator.save_state(folder / "state")
+        accelerator.save_state(str(folder / "state"))
         return net
 
     train(3, go_on=False)

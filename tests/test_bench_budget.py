@@ -183,16 +183,13 @@ def test_a_level_is_reached_once() -> None:
     assert seen == [False] * 5 + [True] + [False] * 4
 
 
-def test_numbers_that_cannot_be_are_refused() -> None:
-    for changes in (
-        {"budget": 0.0},
-        {"evaluations": 0},
-        {"validation": -1},
-        {"order": "at-once"},
-        {"schedule": "mine"},
-    ):
-        with pytest.raises(InputError):
-            replace(TINY, **changes).settled()
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("budget", 0.0), ("evaluations", 0), ("validation", -1), ("order", "at-once"), ("schedule", "mine")],
+)
+def test_numbers_that_cannot_be_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(InputError):
+        replace(TINY, **{name: value}).settled()
 
 
 def test_training_can_be_built_for_every_setting() -> None:

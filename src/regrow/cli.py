@@ -58,15 +58,22 @@ def _dispatch(arguments: list[str]) -> None:
         runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")],
         output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html"),
     ) -> None:
-        """Write one self-contained HTML file about runs.
+        """Write one self-contained HTML file about runs, or about a store.
 
         Args:
-            runs: Run folders, or folders that contain some.
+            runs: Run folders, or folders that contain some; or the folder of one store.
             output: The file to write.
         """
-        from .bench.report import write_report
+        from .bench.results import STORE_FILE
 
-        print(f"report: {write_report(runs, output)}")
+        if len(runs) == 1 and (runs[0] / STORE_FILE).is_file():
+            from .bench.board import write_board
+
+            print(f"report: {write_board(runs[0], output)}")
+        else:
+            from .bench.report import write_report
+
+            print(f"report: {write_report(runs, output)}")
 
     def bench(
         suite: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE")],

@@ -28,7 +28,8 @@ class Summary:
         area: the mean score over the training, by FLOPs spent: the area under its curve.
         curve: (training FLOPs, score) as measured.
         jump_train, jump_eval: the largest relative rise of the loss at an edit in each mode; None without edits.
-        recovered: the longest number of steps until the minibatch loss was what it had been; None where one never was.
+        recovered: the longest number of steps until the minibatch loss was what it had been, of edits after which it
+            was; None where there is none.
         edits: how many there were.
         parameters, flops: of the network at the end; FLOPs of a forward pass per example.
         training_flops: spent; edit_flops: of these by what methods look at.

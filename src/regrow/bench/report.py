@@ -104,7 +104,7 @@ def write_report(run_folders: Sequence[Path], output: Path) -> Path:
 
 def _render(runs: Sequence[Run]) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(asset), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
         "count": human.count,
@@ -116,7 +116,7 @@ def _render(runs: Sequence[Run]) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment.get_template("report.html.j2").render(
         # Files of this package are the only text that is not escaped.
-        asset=lambda name: Markup(_asset(name)),
+        asset=lambda name: Markup(asset(name)),
         heading=_heading(runs),
         summary=_summary(runs),
         runs=runs,
@@ -126,7 +126,7 @@ def _render(runs: Sequence[Run]) -> str:
         jump=_jump,
         options=_options(runs),
         data={"runs": [_drawn(run) for run in runs]},
-        plotly=_packed_plotly(),
+        plotly=packed_plotly(),
     )
 
 
@@ -135,12 +135,12 @@ def _drawn(run: Run) -> dict[str, Any]:
     return {"label": run.label, "task": run.task, "colour": run.colour, **series(run.history)}
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return TEMPLATES.joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _packed_plotly() -> str:
+def packed_plotly() -> str:
     """Plotly's script as the base64 of its gzip, which the browser inflates: 2 MB in place of 5."""
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
@@ -183,7 +183,7 @@ def _name(config: dict[str, Any], with_task: bool) -> str:
 
 def _label(index: int, named: Sequence[str], histories: Sequence[History]) -> str:
     """A name, followed by the options in which runs of the same name differ; the seed last."""
-    configs = [_flat(history.config) for history in histories]
+    configs = [flat(history.config) for history in histories]
     own = configs[index]
     twins = [config for config, name in zip(configs, named, strict=True) if name == named[index]]
     differing = [key for key in own if any(twin.get(key) != own[key] for twin in twins)]
@@ -191,20 +191,20 @@ def _label(index: int, named: Sequence[str], histories: Sequence[History]) -> st
     return ", ".join([named[index], *(f"{key} {own[key]}" for key in differing)])
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Options by dotted name, as text."""
-    flat: dict[str, str] = {}
+    found: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value)
-    return flat
+            found[prefix + key] = value if isinstance(value, str) else json.dumps(value)
+    return found
 
 
 def _options(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Each option with its values: one if all runs share it, else one a run. Those that differ come first."""
-    configs = [_flat(run.history.config) for run in runs]
+    configs = [flat(run.history.config) for run in runs]
     names = dict.fromkeys(name for config in configs for name in config)
     rows = [(name, [config.get(name, human.MISSING) for config in configs]) for name in names]
     shared = [(name, values[:1]) for name, values in rows if len(set(values)) == 1]
