@@ -27,10 +27,10 @@ NEVER = 10**9
 LAYERS = "layer[12].*conv1"
 
 
-def model_and_data() -> tuple[Any, Tensor, Tensor]:
-    """ResNet-18 and a batch of 32 images of 64 by 64."""
+def model_and_data(side: int = 64) -> tuple[Any, Tensor, Tensor]:
+    """ResNet-18 and a batch of 32 square images."""
     torch.manual_seed(0)
-    return torchvision.models.resnet18(num_classes=10), torch.randn(32, 3, 64, 64), torch.randint(10, (32,))
+    return torchvision.models.resnet18(num_classes=10), torch.randn(32, 3, side, side), torch.randint(10, (32,))
 
 
 def trainer(model: Any, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> Any:
@@ -62,9 +62,9 @@ def idle(number: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def stall(method: Any, goal: float, number: int) -> dict[str, Any]:
+def stall(method: Any, goal: float, number: int, side: int) -> dict[str, Any]:
     """An edit of eight units of each of four layers (64 and 128 wide), over a training step; each is undone."""
-    model, x, y = model_and_data()
+    model, x, y = model_and_data(side)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
     plan = rg.every(1, rg.Grow(method, 8, where=LAYERS))
     shaper = rg.Shaper(model, optimizer, plan, example=x)
@@ -79,8 +79,9 @@ def stall(method: Any, goal: float, number: int) -> dict[str, Any]:
     times = interleaved({"step": lambda: seconds(step), "edit": edit}, number)
     ratio = paired_ratio(times["edit"], times["step"])
     return {
-        "model": "resnet18, batch 32, 64x64", "edit": f"grow by {method.name}", "ratio": ratio, "met": ratio <= goal,
-        "goal": goal, "repeats": number, "plain": summary(times["step"]), "time": summary(times["edit"]),
+        "model": f"resnet18, batch 32, {side}x{side}", "edit": f"grow by {method.name}", "ratio": ratio,
+        "met": ratio <= goal, "goal": goal, "repeats": number,
+        "plain": summary(times["step"]), "time": summary(times["edit"]),
     }  # fmt: skip
 
 
@@ -148,7 +149,8 @@ def processes(number: int) -> dict[str, Any]:
 def main() -> None:
     number = repeats("A Shaper's cost: nothing due, edits, resuming, processes.", 20)
     write("shaper_idle", "a Shaper's step at which nothing is due", "at most 20 µs", [idle(number)])
-    rows = [stall(rg.Random(), PLAIN_STALL, number), stall(rg.GradMax(), STALL, number)]
+    forms = [(rg.Random(), PLAIN_STALL), (rg.GradMax(), STALL)]
+    rows = [stall(method, goal, number, side) for side in (64, 128) for method, goal in forms]
     for row in rows:
         row["part_of_goal"] = row["ratio"] / row.pop("goal")
     write(

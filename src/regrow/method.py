@@ -131,7 +131,7 @@ def list_methods(part: str | None = None) -> list[str]:
 
     >>> import regrow as rg
     >>> rg.list_methods("score")
-    ['l1', 'magnitude', 'polarization', 'taylor']
+    ['homeostasis', 'l1', 'magnitude', 'polarization', 'taylor']
     """
     return sorted(name for name, cls in _METHODS.items() if part is None or hasattr(cls, part))
 

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from ..errors import NotPermissible
@@ -130,8 +128,11 @@ def leading(matrix: Tensor, num: int, axis: Axis, beyond_rank: BeyondRank) -> tu
     Raises:
         NotPermissible: There are fewer, and that is an error; or there is none.
     """
-    if min(matrix.shape) > _SMALL and 4 * num < min(matrix.shape):
-        left, values, right = _leading_of_many(matrix, num)
+    smaller = min(matrix.shape)
+    if smaller > _LARGE and 4 * num < smaller:
+        left, values, right = _by_sampling(matrix, num)
+    elif smaller > _SMALL:
+        left, values, right = _by_products(matrix, min(num, smaller))
     else:
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     rank = int((values > values[0] * max(matrix.shape) * torch.finfo(matrix.dtype).eps).sum())
@@ -144,16 +145,25 @@ def leading(matrix: Tensor, num: int, axis: Axis, beyond_rank: BeyondRank) -> tu
     return left[:, :count].T, values[:count], right[:count]
 
 
-def _leading_of_many(matrix: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A few of the singular triplets of a large matrix, by Lanczos' method, the largest first."""
-    exact = matrix.double().cpu().numpy()
-    start = np.random.default_rng(0).standard_normal(min(exact.shape))
-    left, values, right = svds(exact, k=num, v0=start)
-    order = np.argsort(-values)
-    found = left[:, order], values[order], right[order]
-    left, values, right = (torch.from_numpy(np.ascontiguousarray(part)).to(matrix) for part in found)
-    return left, values, right
+def _by_products(matrix: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The leading singular triplets from the eigenvectors of M·Mᵀ, in double precision: a tenth of the work."""
+    if matrix.shape[0] > matrix.shape[1]:
+        right, values, left = _by_products(matrix.T, num)
+        return left.T, values, right.T
+    exact = matrix.double()
+    squares, vectors = torch.linalg.eigh(exact @ exact.T)
+    values, left = squares.flip(0)[:num].clamp(min=0).sqrt(), vectors.flip(1)[:, :num]
+    right = left.T @ exact / values[:, None].clamp(min=torch.finfo(torch.float64).tiny)
+    return left.to(matrix), values.to(matrix), right.to(matrix)
 
 
-#: Matrices up to this size are decomposed as a whole.
-_SMALL = 256
+def _by_sampling(matrix: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The leading singular triplets of a matrix that is too large for all of them, by subspace iteration."""
+    with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
+        torch.manual_seed(0)
+        left, values, right = torch.svd_lowrank(matrix, num + 32, niter=6)
+    return left, values, right.T
+
+
+#: Matrices up to the first size are decomposed as they are, up to the second by their products.
+_SMALL, _LARGE = 128, 1024

@@ -1,0 +1,48 @@
+"""The tables of the pages are those of the measurements that are committed."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def readme() -> Any:
+    """The script that fills them."""
+    folder = str(ROOT / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        yield importlib.import_module("readme")
+    finally:
+        sys.path.remove(folder)
+
+
+def block(page: str, name: str) -> str:
+    found = re.search(f"<!-- begin: {name} -->\n(.*?)\n<!-- end: {name} -->", (ROOT / page).read_text(), re.DOTALL)
+    assert found is not None, (page, name)
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "made_by"),
+    [
+        ("README.md", "measured", "measured"),
+        ("docs/benchmark.md", "selection", "benchmark"),
+        ("docs/structure.md", "coverage", "coverage"),
+        ("docs/granularities.md", "sparse training", "sparse_training"),
+        ("docs/granularities.md", "sparse linear", "sparse_linear"),
+        ("docs/granularities.md", "depth growth", "depth_growth"),
+        ("docs/granularities.md", "depth coverage", "depth_coverage"),
+        ("docs/methods.md", "second moments", "second_moments"),
+        ("docs/methods.md", "growth", "batchnorm_growth"),
+    ],
+)
+def test_a_table_is_that_of_the_measurements(readme: Any, page: str, name: str, made_by: str) -> None:
+    assert block(page, name) == getattr(readme, made_by)()
