@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from ..agreement import agreed, averaged
+from ..agreement import agreed, averaged, told_by_any
 from ..errors import NotPermissible
 from ..evidence import Growth, Passage
 from ..evidence.sides import Side
@@ -52,33 +55,41 @@ class Market:
         self._gradients: list[Tensor] = []
         self.growth, self.refusal = None, "" if axis.growable else str(axis.growable.reason)
         if axis.growable:
-            self._try(lambda: setattr(self, "growth", Growth(axis, whiten=True)))
+            with self._refused():
+                self.growth = Growth(axis, whiten=True)
 
     def add(self, passage: Passage) -> None:
         """See one batch."""
         side = Side.of(passage.readers, self.axis.size)
         self._derivatives.append((side.old() * _reached(passage, side)).sum(1))
         self.batches += 1
-        if self.growth is not None:
-            self._try(lambda: self._look_for(passage))
-
-    def _try(self, look: object) -> None:
-        """Growth may be refused; what old units are worth is known all the same."""
-        try:
-            look()  # type: ignore[operator]
-        except NotPermissible as error:
-            self.growth, self.refusal = None, str(error)
-
-    def _look_for(self, passage: Passage) -> None:
-        assert self.growth is not None
-        if self.batches <= self.finding:
-            self.growth.add(passage)
+        if self.growth is not None and self.batches <= self.finding:
+            with self._refused():
+                self.growth.add(passage)
         if self.batches == self.finding:
-            self.growth.agree()  # all processes judge the same units
+            self._find()
+        if self.growth is not None and self._units is not None and number_of(self._units):
+            with self._refused():
+                self._gradients.append(without_outgoing(passage, self.growth.outgoing, self._units))
+
+    def _find(self) -> None:
+        """The new units that are judged: the same on all of several processes, or none where one of them can't."""
+        told = told_by_any({} if self.growth is not None else {"refusal": self.refusal})
+        if told or self.growth is None:
+            self.growth, self.refusal = None, told["refusal"]
+            return
+        with self._refused():
+            self.growth.agree()
             units = listening(self.growth, self.most, "random", 1.0)
             self._units = dict(zip(units, agreed(list(units.values())), strict=True))
-        if self._units is not None and number_of(self._units):
-            self._gradients.append(without_outgoing(passage, self.growth.outgoing, self._units))
+
+    @contextlib.contextmanager
+    def _refused(self) -> Iterator[None]:
+        """Growth may be refused; what old units are worth is known all the same."""
+        try:
+            yield
+        except NotPermissible as error:
+            self.growth, self.refusal = None, str(error)
 
     def agree(self) -> None:
         """Average over processes: the loss of a joint batch is the mean of theirs."""
