@@ -46,3 +46,17 @@ def block(page: str, name: str) -> str:
 )
 def test_a_table_is_that_of_the_measurements(readme: Any, page: str, name: str, made_by: str) -> None:
     assert block(page, name) == getattr(readme, made_by)()
+
+
+def test_the_theory_names_tests_that_there_are() -> None:
+    defined = {
+        name
+        for path in (ROOT / "tests").glob("*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    text = (ROOT / "docs" / "theory.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 25
+    assert named <= defined
+    files = set(re.findall(r"`(test_\w+\.py)`", text))
+    assert all((ROOT / "tests" / name).is_file() for name in files)
