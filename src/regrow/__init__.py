@@ -29,9 +29,14 @@ from .plan import Plan, at, chain, every, until, when
 from .plan_json import plan_from_json, plan_to_json
 from .pretrained import check_pretrained, save_pretrained
 from .pruning.ablation import Ablation
+from .pruning.apoz import APoZ
+from .pruning.fisher import Fisher
 from .pruning.gating import add_gates_, fold_gates_
+from .pruning.geometric_median import GeometricMedian
+from .pruning.group_norm import GroupNorm
 from .pruning.l1 import L1
 from .pruning.magnitude import Magnitude
+from .pruning.obs import OBS
 from .pruning.polarization import Polarization
 from .pruning.snip import SNIP
 from .pruning.taylor import Taylor
@@ -48,9 +53,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "L1",
+    "OBS",
     "SENN",
     "SET",
     "SNIP",
+    "APoZ",
     "Ablation",
     "Above",
     "Adapt",
@@ -63,8 +70,11 @@ __all__ = [
     "Deepen",
     "Edit",
     "Firefly",
+    "Fisher",
+    "GeometricMedian",
     "GradMax",
     "GradMaxOptim",
+    "GroupNorm",
     "Grow",
     "Homeostasis",
     "Layer",

@@ -82,7 +82,12 @@ class Grower(Method, Protocol):
 
 @runtime_checkable
 class Pruner(Method, Protocol):
-    """A method that can tell how much units matter."""
+    """A method that can tell how much units matter.
+
+    It may have ``needs`` and ``leaves_out`` as a :class:`Grower`; ``absorb``, whether what units send on average goes
+    into what lies behind them when they leave; and ``compensate(removed, seen)``, which gives new values of tensors by
+    name, in their shapes before that.
+    """
 
     def score(self, axis: Axis, seen: Mapping[str, Any]) -> Tensor:
         """How much each unit matters, shape ``(axis.size,)``; the lowest go first, over all axes alike."""
@@ -127,11 +132,11 @@ def register(cls: T) -> T:
 
 
 def list_methods(part: str | None = None) -> list[str]:
-    """The names of all registered methods, or of those with a part, such as "fresh" or "score".
+    """The names of all registered methods, or of those with a part, such as "fresh", "score" or "followers".
 
     >>> import regrow as rg
-    >>> rg.list_methods("score")
-    ['homeostasis', 'l1', 'magnitude', 'polarization', 'taylor']
+    >>> rg.list_methods("followers")
+    ['autogrow', 'deepen']
     """
     return sorted(name for name, cls in _METHODS.items() if part is None or hasattr(cls, part))
 

@@ -97,11 +97,13 @@ def prune_units(
     limits: Limits,
 ) -> Edit:
     """Remove units of axes; see :func:`regrow.prune_`."""
+    seen: dict[Axis, dict[str, Any]] = {}
     if isinstance(amount, (Sequence, Tensor)) and not isinstance(amount, str):
         removed, name = _named_units(target, amount, limits), ""
     else:
         axes = axes_of(target, limits, PRUNES, "prunable")
         seen = seen_of(method, axes, loss, batches, generator)
+        axes = [axis for axis in axes if axis in seen]
         with torch.no_grad():
             scores = {axis: averaged(_scores(method, axis, seen[axis])) for axis in axes}
         removed, name = to_prune(axes, amount, limits, scores), method.name
@@ -111,6 +113,8 @@ def prune_units(
     structure = next(iter(removed)).structure
     absorbs = name and getattr(method, "absorb", False)
     changed = absorbed(structure, removed, loss, batches) if absorbs else {}
+    if name and hasattr(method, "compensate"):
+        changed |= method.compensate(removed, seen)
     changed = {name: averaged(values) for name, values in changed.items()}  # they go with means on data
     return apply(structure, maps, {}, optimizer, "prune", name, changed)
 

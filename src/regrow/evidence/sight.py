@@ -37,8 +37,8 @@ class Sight:
         Raises:
             NotPermissible: It can't be told which numbers are whose.
         """
-        weights = _weights(passage)
-        calls = _calls(passage, weights)
+        weights = weights_reading(passage)
+        calls = calls_reading(passage, weights)
         used = {slot for step in passage.steps for slot in step.slots()} | set(calls)
         shown = [s for s in passage.steps if set(s.outputs).isdisjoint(passage.ends) or used.intersection(s.outputs)]
         reading = [s for s in passage.steps if weights.issuperset(s.slots())]
@@ -47,7 +47,7 @@ class Sight:
         with torch.no_grad():
             given = before.outputs({})
         most = max(_ENOUGH, 8 * readers.size) // len(calls)
-        owners = {slot: _owners(reading, readers, call, slot, given[slot]) for slot, call in calls.items()}
+        owners = {slot: owners_of(reading, readers, call, slot, given[slot]) for slot, call in calls.items()}
         places = {slot: _places(passage.axis, each, most) for slot, each in owners.items()}
         return cls(before, places, _gathered(given, places))
 
@@ -68,7 +68,7 @@ def _gathered(given: Mapping[int, Tensor], places: Mapping[int, Tensor]) -> Tens
     return exact(torch.cat([given[slot].detach().reshape(-1)[index] for slot, index in places.items()], 1))
 
 
-def _weights(passage: Passage) -> set[int]:
+def weights_reading(passage: Passage) -> set[int]:
     """The slots of weights that read the units, and of what is computed from nothing else that follows these."""
     found = {slot for slot, entries in passage.entries.items() if all(e.role == "in" for e in entries)}
     for step in passage.steps:
@@ -77,7 +77,7 @@ def _weights(passage: Passage) -> set[int]:
     return found
 
 
-def _calls(passage: Passage, weights: set[int]) -> dict[int, Step]:
+def calls_reading(passage: Passage, weights: set[int]) -> dict[int, Step]:
     """The slots of what readers get of the units, each with a call that reads it."""
     found: dict[int, Step] = {}
     for step in passage.steps:
@@ -96,7 +96,7 @@ def _unseen(axis: Axis, why: str) -> NotPermissible:
     )
 
 
-def _owners(reading: Passage, readers: Side, call: Step, slot: int, given: Tensor) -> Tensor:
+def owners_of(reading: Passage, readers: Side, call: Step, slot: int, given: Tensor) -> Tensor:
     """The unit that each number of what a reader gets belongs to, -1 where it reads none.
 
     What a number does to the sum of all that the reader puts out is the sum of the weights that read it. Relative to
