@@ -16,11 +16,14 @@ from .growing.deepen import Deepen
 from .growing.firefly import Firefly
 from .growing.gradmax import GradMax
 from .growing.gradmax_optim import GradMaxOptim
+from .growing.net2wider import Net2Wider
 from .growing.north import North
 from .growing.random import Random
 from .growing.rigl import RigL
 from .growing.senn import SENN
 from .growing.set import SET
+from .growing.splitting import Splitting
+from .growing.tiny import TINY
 from .joint.homeostasis import Homeostasis
 from .masks import hold_masks
 from .method import create_method, list_methods, method_config, register
@@ -57,6 +60,7 @@ __all__ = [
     "SENN",
     "SET",
     "SNIP",
+    "TINY",
     "APoZ",
     "Ablation",
     "Above",
@@ -79,6 +83,7 @@ __all__ = [
     "Homeostasis",
     "Layer",
     "Magnitude",
+    "Net2Wider",
     "North",
     "NotPermissible",
     "Pattern",
@@ -91,6 +96,7 @@ __all__ = [
     "RigL",
     "Shaper",
     "Sparsity",
+    "Splitting",
     "Structure",
     "Taylor",
     "Threshold",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -68,6 +69,7 @@ def grow_units(
         most = {axis: limits.most(axis) for axis in gains}
         gains = _settled(method, gains, most, free, seen, {} if memory is None else memory)
     grown = grown_by(method, gains, seen, generator)
+    _check_copies(grown)
     maps = {axis: np.append(np.arange(axis.size), np.full(num, FRESH)) for axis, num in gains.items()}
     values = {axis: each.fresh for axis, each in grown.items()}
     paces = _paces(grown, lr_factor, optimizer, method)
@@ -197,6 +199,23 @@ def _grown(method: Any, axis: Axis, num: int, seen: Mapping[str, Any], generator
         if not set(given) <= set(axis.entries):
             raise ValueError(f"{method.name}.fresh gave values for entries that {axis.name} doesn't have.")
     return grown
+
+
+def _check_copies(grown: Mapping[Axis, Grown]) -> None:
+    """Copies of units come alone along their dimensions.
+
+    Raises:
+        NotPermissible: Another axis that grows lies along the same dimension, as groups of a convolution and the
+            channels in them do: what either copies would be copied twice.
+    """
+    for axis in (axis for axis, each in grown.items() if each.copies):
+        for other in (other for other in grown if other is not axis):
+            for one, two in itertools.product(axis.entries, other.entries):
+                if one.key == two.key and bool(((one.unit_of >= 0) & (two.unit_of >= 0)).any()):
+                    raise NotPermissible(
+                        f"units of {axis.name} and of {other.name} can't be copied in one edit: both lie along "
+                        f"dimension {one.dim} of {one.name}; grow one after the other."
+                    )
 
 
 def _paces(
