@@ -25,7 +25,8 @@ function followNetwork() {
   onChange("run", (event) => showNetwork(data.runs[event.target.value]));
   one("#slider").addEventListener("input", (event) => {
     pause();
-    moveTo(Number(event.target.value));
+    const { value, max, step } = event.target; // the slider's last stop may be just before the end
+    moveTo(Number(value) + Number(step) > Number(max) ? Number(max) : Number(value));
   });
   one("#previous").addEventListener("click", () => toEdit(-1));
   one("#next").addEventListener("click", () => toEdit(1));

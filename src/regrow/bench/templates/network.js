@@ -84,6 +84,7 @@ function moveTo(step) {
   const { run, most } = shown;
   const index = shapeAt(run, step);
   const slider = one("#slider");
+  shown.step = step; // the slider's value is snapped to its stops
   slider.value = step;
   one("#network").style.setProperty("--moment", run.steps ? step / run.steps : 0);
   const text = index < 0 ? "No shape was recorded." : momentInWords(run, step, index);
@@ -109,7 +110,7 @@ function toEdit(direction) {
   pause();
   const { run } = shown;
   const stops = [...new Set([0, ...run.edits.step, run.steps])];
-  const now = Number(one("#slider").value);
+  const now = shown.step;
   const next = direction > 0 ? stops.find((step) => step > now) : stops.findLast((step) => step < now);
   moveTo(next ?? now);
 }
