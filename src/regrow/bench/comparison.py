@@ -28,6 +28,7 @@ class Summary:
         area: the mean score over the training, by FLOPs spent: the area under its curve.
         curve: (training FLOPs, score) as measured.
         jump_train, jump_eval: the largest relative rise of the loss at an edit in each mode; None without edits.
+        next_train, next_eval: likewise a step of the optimizer on, beside the loss before the edit.
         recovered: the longest number of steps until the minibatch loss was what it had been, of edits after which it
             was; None where there is none.
         edits: how many there were.
@@ -43,6 +44,8 @@ class Summary:
     curve: tuple[tuple[float, float], ...]
     jump_train: float | None
     jump_eval: float | None
+    next_train: float | None
+    next_eval: float | None
     recovered: int | None
     edits: int
     parameters: int
@@ -58,6 +61,7 @@ def summary(result: Result) -> Summary:
     events: list[Event] = result["events"]
     (end,) = (event for event in events if event["event"] == "end")
     edits = [event for event in events if event["event"] == "edit"]
+    behind = [event for event in events if event["event"] == "next"]
     measured = {e["training_flops"]: e["test_accuracy"] for e in events if e["event"] in ("metrics", "end")}
     curve = tuple(sorted(measured.items()))
     recovered = [event["steps"] for event in events if event["event"] == "recovered"]
@@ -69,6 +73,8 @@ def summary(result: Result) -> Summary:
         curve,
         _jump(edits, "loss_train_mode"),
         _jump(edits, "loss_eval_mode"),
+        _jump(behind, "loss_train_mode"),
+        _jump(behind, "loss_eval_mode"),
         max(recovered, default=None) if edits else None,
         len(edits),
         end["parameters"],

@@ -8,7 +8,7 @@ from .results import Result
 
 SETTINGS = ("static", "grow", "shrink", "constant")
 HEAD = (
-    *("arm", "runs", "score", "beside its baseline", "worst jump, train / eval", "FLOPs at the end"),
+    *("arm", "runs", "score", "beside its baseline", "worst jump, train / eval", "a step on", "FLOPs at the end"),
     *("training FLOPs", "to reach the large network"),
 )
 
@@ -25,17 +25,23 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    jumps = [row.worst(name) for name in ("jump_train", "jump_eval")]
     return [
         row.arm,
         str(len(row.seeds)),
         f"{100 * row.score.mean:.2f} %",
         _difference(row.gain),
-        " / ".join(human.MISSING if jump is None else f"{100 * jump:+.1f} %" for jump in jumps) if any(jumps) else "",
+        _jumps(row, "jump"),
+        _jumps(row, "next"),
         human.count(row.mean("flops")),
         human.count(row.mean("training_flops")),
         "" if row.reached is None else f"{row.reached:.0%}",
     ]
+
+
+def _jumps(row: Row, name: str) -> str:
+    """The largest in train and in eval mode; nothing where nothing was edited."""
+    jumps = [row.worst(f"{name}_{mode}") for mode in ("train", "eval")]
+    return " / ".join(f"{100 * jump:+.1f} %" for jump in jumps if jump is not None)
 
 
 def _difference(gain: Interval | None) -> str:

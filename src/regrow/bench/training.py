@@ -54,6 +54,7 @@ class Training:
         self.plan = make_plan(options, structure, ends, self.total, end_flops)
         self.step, self.training_flops, self.seconds = 0, 0, 0.0
         self.meter, self.recovery = Meter(), Recovery()
+        self.watched: dict[str, Any] = {}  # the last edit, until the step behind it is done
         self._attach()
         self.may_spend = self._budget()
 
@@ -161,12 +162,21 @@ class Training:
         """Record and save what is due."""
         if not math.isfinite(loss):
             raise InputError(f"the loss is {loss} at step {self.step}; train with a lower --lr than {self.options.lr}")
+        if self.watched and self.step > self.watched["edit"]:
+            self._record_a_step_on()
         if self.step % self.options.log_every == 0:
             self._record("batch", loss=loss)
         if self._is_measured(before):
             self._record("metrics", **self._metrics())
         if self.step % self.options.checkpoint_every == 0 or self.progress >= 1:
             self.folder.save(self.step, self.state_dict())
+
+    def _record_a_step_on(self) -> None:
+        """What the first step behind an edit has made of the loss: some edits do their harm there."""
+        watched, self.watched = self.watched, {}
+        losses = both_losses(self.model, self.probe, self.dataset.measure)
+        pairs = [[before, after] for before, after in zip(watched["before"], losses, strict=True)]
+        self._record("next", edit=watched["edit"], loss_train_mode=pairs[0], loss_eval_mode=pairs[1])
 
     def _is_measured(self, before: float) -> bool:
         """Whether loss and accuracy are measured now: after each epoch, or after each part of a budget."""
@@ -188,6 +198,8 @@ class Training:
     def _record_edit(self, edit: rg.Edit) -> None:
         self.flops = self._count_flops()
         self.recovery.edited(self.step)
+        if not self.watched:  # of several edits at a step the first has the losses before
+            self.watched = {"edit": self.step, "before": list(self._losses_before)}
         after = both_losses(self.model, self.probe, self.dataset.measure)
         train_mode, eval_mode = zip(self._losses_before, after, strict=True)
         parameters, flops = zip(self._cost_before, (rg.measure.parameters(self.model), self.flops), strict=True)
@@ -255,6 +267,7 @@ class Training:
             "seconds": time.monotonic() - self._began,
             "meter": self.meter.state_dict(),
             "recovery": self.recovery.state_dict(),
+            "watched": self.watched,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -271,6 +284,7 @@ class Training:
         self.seconds = state["seconds"]
         self.meter.load_state_dict(state["meter"])
         self.recovery.load_state_dict(state["recovery"])
+        self.watched = state["watched"]
 
 
 def cosine(peak: float, progress: float) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import platform
 import sys
@@ -41,8 +42,21 @@ def do(cell: Cell, folder: Path, data: Path | None) -> Result:
         "seed": cell.seed,
         "config": config,
         "environment": {**history.config["versions"], **environment(options.threads)},
-        "events": [event for event in history.events if event["event"] != "batch"],
+        "events": [finite(event) for event in history.events if event["event"] != "batch"],
     }
+
+
+def finite(value: Any) -> Any:
+    """The value, with None for what JSON has no number for.
+
+    >>> finite({"loss": [1.0, float("inf")]})
+    {'loss': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: finite(held) for key, held in value.items()}
+    if isinstance(value, list):
+        return [finite(held) for held in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def environment(threads: int = 0) -> dict[str, Any]:
