@@ -21,10 +21,12 @@ from coverage_zoo.tables import coverage_tables
 from rich.console import Console
 
 import regrow as rg
+from regrow.bench.cells import cells_of
 from regrow.bench.compare import WIDTH, summary
 from regrow.bench.history import find_runs, read_run
 from regrow.bench.markdown import table
 from regrow.bench.results import Store
+from regrow.bench.suites import CONFIRMATION, get_suite
 
 ROOT = Path(__file__).parent.parent
 COVERAGE = RESULTS / "coverage.json"
@@ -202,7 +204,9 @@ def benchmark(held_out: bool = True) -> str:
     """The store of record: what was selected on held-out images, or confirmed on the test set."""
     results = [r for r in Store(RESULTS / "store").results().values() if r["held_out"] == held_out]
     poster = [result for result in results if not result["arm"].startswith("lr ")]
-    return table(poster) if poster else "No run has been made as yet."
+    wanted = list(cells_of(get_suite("poster"), None if held_out else CONFIRMATION, held_out=held_out))
+    made = f"{len(poster)} of the {len(wanted)} runs of the suite have been made."
+    return f"{made}\n\n{table(poster)}" if poster else made
 
 
 def main() -> None:
