@@ -15,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import regrow as rg
+import regrow.amounts
 from regrow.sharding import gathered
 
 BATCH, STEPS = 12, 50
@@ -152,6 +153,22 @@ def ended(rank: int, ranks: int, folder: Path) -> None:
     state = torch.load(folder / "training.pt", weights_only=True)
     net, _, _ = train(rg.load(folder, model()), rank, ranks, start=23, state=state)
     torch.save(net.state_dict(), folder / f"{rank}.pt")
+
+
+def timed(rank: int, ranks: int, folder: Path) -> None:
+    """Prune to a latency; each process has a clock of its own."""
+    units = {"now": 0}
+
+    def latency(structure: rg.Structure, removed: Any) -> float:
+        units["now"] = sum(map(len, removed.values()))
+        return (1.0 + 0.3 * rank) * (24 - units["now"]) / 24
+
+    regrow.amounts.latency_without = latency
+    net = model()
+    wrapper, optimizer = DistributedDataParallel(net), make_optimizer(net)
+    plan = rg.at(1, rg.Prune(rg.Magnitude(), rg.Budget(latency=0.7), where="[12].one"))
+    (edit,) = rg.Shaper(wrapper, optimizer, plan, example=batch(0)[0]).step()
+    torch.save({"sizes": edit.sizes}, folder / f"{rank}.pt")
 
 
 def dying(rank: int, ranks: int, folder: Path) -> None:

@@ -61,6 +61,13 @@ def test_a_sharded_model_is_edited_as_a_whole_one(ranks: int, adam: bool, tmp_pa
         assert apart(weights(tmp_path, rank), weights(tmp_path, 0)) == 0.0
 
 
+def test_a_latency_is_that_of_the_first_ones_clock(tmp_path: Path) -> None:
+    ddp_runs.launch(ddp_runs.timed, 2, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True)["sizes"] for rank in (0, 1))
+    assert first == second
+    assert sum(before - after for before, after in first.values()) == 8  # of 24 for a latency of 0.7: 16 are left
+
+
 def test_one_that_dies_is_an_error_of_the_others(tmp_path: Path) -> None:
     ddp_runs.launch(ddp_runs.dying, 2, tmp_path, survive=True)
     assert (tmp_path / "0.error").exists()
