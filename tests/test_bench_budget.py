@@ -118,7 +118,7 @@ def test_a_method_with_a_schedule_of_its_own_stays_within_the_sizes_of_the_setti
     shrunk = replace(options, setting="shrink", prune=method, start_fraction=1.0, end_fraction=0.5, first=0.1)
     assert of("end", events(shrunk, tmp_path / "less"))[0]["flops"] < 0.7 * large
     with pytest.raises(InputError, match="no schedule of its own"):
-        own_plan(replace(options, grow="random").settled(), 10, 1e6)
+        own_plan(replace(options, grow="random").settled(), 1e6)
 
 
 def test_a_run_with_a_budget_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ def test_what_is_unknown_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     for given, said in (
         (["bench", "smok"], "unknown suite smok (did you mean smoke?)"),
         (["bench", "smoke", "--arms", "grow: magic"], "has no arm 'grow: magic'"),
+        (["bench", "smoke", "--jobs", "0"], "--jobs is 0, but must be at least 1"),
         (["bench", "merge", "--store", str(tmp_path)], "merge brings stores together"),
         (["bench", "merge", str(tmp_path / "none"), "--store", str(tmp_path / "all")], "is not a folder"),
     ):

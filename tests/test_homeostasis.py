@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import regrow as rg
+from regrow.amounts import first
 from regrow.cutoffs import sizes_with
 from regrow.evidence import gather
-from regrow.joint.exchange import Budgeted, Exchange, balanced, first
+from regrow.joint.exchange import Budgeted, Exchange, balanced
 from regrow.joint.market import Market, _norm_of_mean
 from regrow.limits import Limits
 

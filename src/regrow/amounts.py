@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -182,11 +182,20 @@ def _within(
         raise NotPermissible(
             f"asked to prune to {asked}; that isn't reached without all of the {high} units that may go."
         )
-    low = 0
+    return chosen(first(high, lambda number: fits(number) and fast(number)))
+
+
+def first(most: int, holds: Callable[[int], bool]) -> int:
+    """The first number from 0 on for which something holds that then holds for all behind it; ``most`` if none below.
+
+    >>> first(10, lambda number: number**2 > 20)
+    5
+    """
+    low, high = 0, most
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) and fast(middle) else (middle + 1, high)
-    return chosen(high)
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
 
 
 def _lowest(

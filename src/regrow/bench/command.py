@@ -26,6 +26,8 @@ def bench(
     Raises:
         InputError: there is no such suite or arm, or the store can't be used.
     """
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs is {jobs}, but must be at least 1")
     suite = get_suite(name)
     for method in methods:
         suite = entered(suite, method)

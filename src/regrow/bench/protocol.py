@@ -101,7 +101,7 @@ def make_plan(options: Settled, structure: rg.Structure, ends: Mapping[str, int]
         return rg.chain()
     axes = _selected(options, structure, ends)
     if options.schedule == "own":
-        return own_plan(options, total, end_flops)
+        return own_plan(options, end_flops)
     if options.budget is None:
         event_steps(options, total)  # there have to be as many
     clock, gap = Clock(total if options.budget is None else None), _gap(options)
@@ -122,7 +122,7 @@ def make_plan(options: Settled, structure: rg.Structure, ends: Mapping[str, int]
     return rg.chain(*parts)
 
 
-def own_plan(options: Settled, total: int, end_flops: float) -> Plan:
+def own_plan(options: Settled, end_flops: float) -> Plan:
     """The schedule that a method has by itself, until `--last`; its budget is the size at the end of the setting.
 
     Raises:

@@ -200,7 +200,7 @@ def tuning() -> Suite:
 
 @register_suite
 def smoke() -> Suite:
-    """Whether everything works, in a minute or two: three small tasks, arms of each kind."""
+    """Whether everything works, in minutes: three small tasks, arms of each kind."""
     fixed = {"epochs": 4, "validation": 200, "threads": 1, "evaluations": 4}
     tasks = dict.fromkeys(("digits/mlp", "spirals/mlp", "teacher/mlp"), fixed)
     chosen = ("grow: gradmax", "grow: homeostasis", "shrink: l1", "constant: l1 + gradmax")

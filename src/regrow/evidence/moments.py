@@ -78,16 +78,23 @@ class Moments:
 
         Args:
             ridge: Keeps directions in which hardly anything varies from being blown up; relative to the mean variance.
-                It becomes larger where rounding has made C indefinite by more than that.
         """
-        covariance = self.covariance.double()
-        identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-        mean = covariance.diagonal().mean().clamp(min=torch.finfo(self.products.dtype).tiny)
-        factor, failed = torch.linalg.cholesky_ex(covariance + ridge * mean * identity)
-        while bool(failed):
-            ridge *= 10
-            factor, failed = torch.linalg.cholesky_ex(covariance + ridge * mean * identity)
-        return torch.linalg.solve_triangular(factor, identity, upper=False).to(self.products)
+        return inverse_factor(self.covariance, ridge).to(self.products)
+
+
+def inverse_factor(matrix: Tensor, ridge: float) -> Tensor:
+    """W with W·(A + ridge·mean of A's diagonal)·Wᵀ = 1, for a symmetric A that isn't negative, in double precision.
+
+    The ridge becomes larger where rounding has made A indefinite by more than that.
+    """
+    matrix = matrix.double()
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    mean = matrix.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    factor, failed = torch.linalg.cholesky_ex(matrix + ridge * mean * identity)
+    while bool(failed):
+        ridge *= 10
+        factor, failed = torch.linalg.cholesky_ex(matrix + ridge * mean * identity)
+    return torch.linalg.solve_triangular(factor, identity, upper=False)
 
 
 def moments(passage: Passage, entry: Entry, base: Rows) -> tuple[Tensor, Tensor, int]:

@@ -197,15 +197,15 @@ class Passage:
         first = torch.arange(size) < size // 2
         sources = {e: rows_of(e, e.tensor.detach(), size) for e in self.sources}
         moved = {e: torch.where(_beside(first, rows), 2 * rows + 1, rows) for e, rows in sources.items()}
-        (before, after) = (self._received(rows)[~first] for rows in (sources, moved))
+        (before, after) = (self.received(rows)[~first] for rows in (sources, moved))
         if not torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max())):
             raise NotPermissible(
                 f"what a unit of {self.axis.name} sends depends on the others, as behind a norm or a softmax over "
                 "them; leave that axis out (protect=), or grow it by Random."
             )
 
-    def _received(self, units: Rows) -> Tensor:
-        """The gradient of the units' outgoing weights, a row for each unit."""
+    def received(self, units: Rows) -> Tensor:
+        """The gradient of the outgoing weights of these units, with the old ones' weights: a row for each unit."""
         weights = {e: rows_of(e, e.tensor.detach(), self.axis.size).requires_grad_() for e in self.readers}
         with torch.enable_grad():
             found = torch.autograd.grad(self.gain({**units, **weights}), list(weights.values()))

@@ -19,7 +19,7 @@ from ..rows import expanded, joined, laid_out, rows_of, take
 from ..structure import Axis, Entry
 from .gradmax_optim import polar
 from .scaling import mean_norm, scaled
-from .silent import calibrated, outgoing_gradients
+from .silent import calibrated, followed, outgoing_gradients
 
 if TYPE_CHECKING:
     from .firefly import Firefly
@@ -175,16 +175,8 @@ class Candidates:
         return Grown(laid_out(self.axis, units), old, copies=split)
 
     def _followed(self, units: dict[Entry, Tensor]) -> dict[Entry, Tensor]:
-        """Running statistics move by as much as those of the batch do between the old units and these."""
-        if self.config.form == "official":
-            return units
-        after, before = calibrated(self.passage, units), calibrated(self.passage, self.old)
-        for entry, rows in self.old.items():
-            if entry.role == "mean":
-                after[entry] = rows + (after[entry] - before[entry])
-            elif entry.role == "var":
-                after[entry] = rows * after[entry] / before[entry].clamp(min=torch.finfo(rows.dtype).tiny)
-        return after
+        """Running statistics follow from the old units to these."""
+        return units if self.config.form == "official" else followed(self.passage, units, self.old)
 
     def _calibrated(self, units: dict[Entry, Tensor]) -> dict[Entry, Tensor]:
         if self.config.form == "official":

@@ -76,6 +76,17 @@ def awake(passage: Passage, incoming: Side, outgoing: Side, units: Rows) -> dict
 _NOTHING = 1e-12
 
 
+def followed(passage: Passage, units: Rows, old: Rows) -> dict[Entry, Tensor]:
+    """What old units become, with running statistics that move as much as those of the batch do between the two."""
+    after, before = calibrated(passage, units), calibrated(passage, old)
+    for entry, rows in old.items():
+        if entry.role == "mean":
+            after[entry] = rows + (after[entry] - before[entry])
+        elif entry.role == "var":
+            after[entry] = rows * after[entry] / before[entry].clamp(min=torch.finfo(rows.dtype).tiny)
+    return after
+
+
 def calibrated(passage: Passage, units: Rows) -> dict[Entry, Tensor]:
     """Units whose running statistics are those that norms find on the passage's batch."""
     number = number_of(units)

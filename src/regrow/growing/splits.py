@@ -19,7 +19,7 @@ from ..rows import rows_of, take
 from ..structure import Axis, Entry
 from .net2wider import check_can_be_shared
 from .scaling import mean_norm
-from .silent import calibrated
+from .silent import followed
 
 if TYPE_CHECKING:
     from .splitting import Splitting
@@ -105,7 +105,8 @@ class Splits:
     def halves(self, chosen: Sequence[int]) -> tuple[dict[Entry, Tensor], dict[Entry, Tensor]]:
         """Rows of one half of each of these splits, and of all old units, of which some are the other half."""
         step = self.epsilon * self.directions
-        plus, minus = (self._followed(self.old | self.side.rows(self.weights + sign * step)) for sign in (1, -1))
+        moved = (self.old | self.side.rows(self.weights + sign * step) for sign in (1, -1))
+        plus, minus = (followed(self.passages[-1], units, self.old) for units in moved)
         old = {}
         for entry, rows in self.old.items():
             if entry.role == "in":
@@ -114,16 +115,6 @@ class Splits:
                 old[entry] = rows.clone()
                 old[entry][chosen] = minus[entry][chosen].to(rows)
         return take(plus, chosen), old
-
-    def _followed(self, units: dict[Entry, Tensor]) -> dict[Entry, Tensor]:
-        """Running statistics move by as much as those of the batch do between the old units and these."""
-        after, before = (calibrated(self.passages[-1], each) for each in (units, self.old))
-        for entry, rows in self.old.items():
-            if entry.role == "mean":
-                after[entry] = rows + (after[entry] - before[entry])
-            elif entry.role == "var":
-                after[entry] = rows * after[entry] / before[entry].clamp(min=torch.finfo(rows.dtype).tiny)
-        return after
 
 
 def smallest(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, Tensor]:

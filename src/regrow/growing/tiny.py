@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..agreement import averaged
 from ..evidence import Growth, Needs, Passage
-from ..evidence.moments import Moments
+from ..evidence.moments import Moments, inverse_factor
 from ..evidence.readings import Reading, by_position, readings_of, tapped
 from ..method import Fresh, register
 from ..rows import expanded
@@ -159,13 +159,8 @@ class Bottleneck:
         for passage in self.passages:
             moments.add(passage, expanded(self.growth.base, self.axis.size))
         moments.agree()
-        if self.growth.normalised:
-            self.whitener = moments.whitener(self.damping)
-        else:
-            seen = (moments.products / moments.counts[:, None]).double()
-            factor = torch.linalg.cholesky(self._damped(seen))
-            identity = torch.eye(len(seen)).to(seen)
-            self.whitener = torch.linalg.solve_triangular(factor, identity, upper=False).to(self.growth.matrix)
+        seen = moments.covariance if self.growth.normalised else moments.products / moments.counts[:, None]
+        self.whitener = inverse_factor(seen, self.damping).to(self.growth.matrix)
         losses = torch.tensor([passage.loss for passage in self.passages], dtype=torch.float64)
         self.loss = float(averaged(losses.to(self.whitener)).mean())
 

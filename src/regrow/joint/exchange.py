@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
-from ..amounts import removable
+from ..amounts import first, removable
 from ..cutoffs import sizes_with
 from ..limits import Limits
 from ..structure import Axis, Structure
@@ -126,19 +126,6 @@ def balanced(
 
     arrivals = first(len(coming), too_many)
     return made_of(arrivals, paying(arrivals))
-
-
-def first(most: int, holds: Callable[[int], bool]) -> int:
-    """The first number from 0 on for which something holds that then holds for all behind it; ``most`` if none below.
-
-    >>> first(10, lambda number: number**2 > 20)
-    5
-    """
-    low, high = 0, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low
 
 
 def _coming(gains: Mapping[Axis, Tensor], costs: Mapping[Axis, float], limits: Limits) -> list[Offer]:

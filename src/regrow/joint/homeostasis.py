@@ -41,8 +41,8 @@ class Homeostasis:
     behind them.
 
     Args:
-        flops, params: What the model may have: a number (int), or a multiple of what it has when this is due first
-            (float). By default the FLOPs that it has then.
+        flops, params: What the model may have: a number (int; FLOPs of a forward pass on the analysed example), or a
+            multiple of what it has when this is due first (float). By default the FLOPs that it has then.
         period: Every how many steps it is due where it is a plan by itself.
         rate: How many units may come, and how many may go, at one time, as a part of all.
         margin: How much more a unit that comes has to be worth than one that goes for it.

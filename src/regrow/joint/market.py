@@ -15,7 +15,7 @@ from ..evidence.sides import Side
 from ..growing.gradmax import listening
 from ..growing.scaling import mean_norm
 from ..growing.silent import without_outgoing
-from ..rows import Rows, number_of, rows_of, take
+from ..rows import Rows, number_of, take
 from ..structure import Axis, Entry
 
 
@@ -59,9 +59,15 @@ class Market:
                 self.growth = Growth(axis, whiten=True)
 
     def add(self, passage: Passage) -> None:
-        """See one batch."""
-        side = Side.of(passage.readers, self.axis.size)
-        self._derivatives.append((side.old() * _reached(passage, side)).sum(1))
+        """See one batch.
+
+        Raises:
+            NotPermissible: Nothing that was called reads the units.
+        """
+        if not passage.readers:
+            raise NotPermissible(f"no weight that was used reads the units of {self.axis.name}; leave that axis out.")
+        old = Side.of(passage.readers, self.axis.size).old()
+        self._derivatives.append((old * passage.received({})).sum(1))
         self.batches += 1
         if self.growth is not None and self.batches <= self.finding:
             with self._refused():
@@ -119,14 +125,6 @@ class Market:
         assert self.growth is not None
         length = mean_norm(self.growth.outgoing.old())
         return (length * _norm_of_mean(torch.stack(self._gradients))).cpu().float()
-
-
-def _reached(passage: Passage, side: Side) -> Tensor:
-    """The gradient of the units' outgoing weights, shape ``(axis.size, width)``."""
-    weights = {e: rows_of(e, e.tensor.detach(), side.size).requires_grad_() for e in side.entries}
-    with torch.enable_grad():
-        found = torch.autograd.grad(passage.gain(weights), list(weights.values()))
-    return side.vectors(dict(zip(weights, found, strict=True)))
 
 
 def _norm_of_mean(gradients: Tensor) -> Tensor:
