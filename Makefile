@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test clean
+.PHONY: run test docs clean
 .DELETE_ON_ERROR:
 
 run: $(INSTALLED)
@@ -18,6 +18,10 @@ test: $(INSTALLED)
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 	$(BIN)/pytest
 
+# Runs the how-to pages' code; a warning ends it. The pages are at docs/built/index.html.
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going docs docs/built
+
 # The stamp is touched last, so an interrupted installation is taken up again.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "regrow needs Python 3.11 or newer; try: make PYTHON=python3.12")'
@@ -26,4 +30,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist docs/built docs/made .pytest_cache .ruff_cache .hypothesis

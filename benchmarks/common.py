@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -70,8 +70,14 @@ def paired_ratio(times: list[float], reference: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(times, reference, strict=True))
 
 
-def write(name: str, question: str, goal: str, rows: list[dict[str, Any]]) -> Path:
-    """Write a result file, print its rows, and return its path."""
+def write(
+    name: str,
+    question: str,
+    goal: str,
+    rows: list[dict[str, Any]],
+    packages: Sequence[str] = ("torch", "torchvision", "numpy"),
+) -> Path:
+    """Write a result file with the versions of packages, print its rows, and return its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     result = {
@@ -87,7 +93,7 @@ def write(name: str, question: str, goal: str, rows: list[dict[str, Any]]) -> Pa
             "load_average_at_the_end": os.getloadavg()[0],
             "system": f"{platform.system()} {platform.machine()}",
         },
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in ("torch", "torchvision", "numpy")}},
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
     }
     path.write_text(json.dumps(result, indent=2) + "\n")
     for row in rows:

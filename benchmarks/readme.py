@@ -18,6 +18,7 @@ import torchvision
 from common import RESULTS
 from coverage_zoo.rows import read
 from coverage_zoo.tables import coverage_tables
+from peer_tasks import page as peers
 from rich.console import Console
 
 import regrow as rg
@@ -31,6 +32,19 @@ from regrow.bench.suites import CONFIRMATION, get_suite
 ROOT = Path(__file__).parent.parent
 COVERAGE = RESULTS / "coverage.json"
 SETTINGS = ("static", "grow", "shrink", "constant")
+
+
+def theory_tests() -> str:
+    """The tests that the theory names, each with the file that holds it."""
+    page = (ROOT / "docs" / "theory.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    lines = ["| file | tests |", "| --- | --- |"]
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        here = [name for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE) if name in named]
+        if here or f"`{path.name}`" in page:
+            shown = ", ".join(f"`{name}`" for name in here) or "all of it"
+            lines.append(f"| [{path.name}](../tests/{path.name}) | {shown} |")
+    return "\n".join(lines)
 
 
 def run_table(runs: Path) -> str:
@@ -52,7 +66,8 @@ def structure_table() -> str:
 def measured() -> str:
     """One row for each result file: its worst case beside the goal. Coverage has tables of its own."""
     rows = ["| what | goal | measured, the worst case |", "| --- | --- | --- |"]
-    own = {RESULTS / f"{name}.json" for name in ("sparse_linear", "sparse_training", "depth_growth", "depth_coverage")}
+    elsewhere = ("sparse_linear", "sparse_training", "depth_growth", "depth_coverage", "side_by_side")
+    own = {RESULTS / f"{name}.json" for name in elsewhere}
     for path in sorted(set(RESULTS.glob("*.json")) - {COVERAGE} - own):
         result = json.loads(path.read_text())
         if "goal" not in result:  # what has a table of its own
@@ -209,6 +224,14 @@ def benchmark(held_out: bool = True) -> str:
     return f"{made}\n\n{table(poster)}" if poster else made
 
 
+def exploration() -> str:
+    """What was tried before arms were fixed, beside the baselines with the same seed."""
+    tried = list(Store(RESULTS / "exploration").results().values())
+    rivals = [r for r in Store(RESULTS / "store").results().values() if r["held_out"] and r["seed"] == 0]
+    statics = [result for result in rivals if result["config"]["setting"] == "static"]
+    return table([*tried, *(result for result in statics if not result["arm"].startswith("lr "))])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="?")
@@ -216,9 +239,14 @@ def main() -> None:
     blocks = {"structure": structure_table(), "measured": measured()}
     fill(ROOT / "README.md", blocks if runs is None else {**blocks, "run": run_table(runs)})
     fill(ROOT / "docs" / "structure.md", {"coverage": coverage()})
+    fill(ROOT / "docs" / "peers.md", peers.blocks())
+    fill(ROOT / "docs" / "theory.md", {"theory tests": theory_tests()})
     tables = {"sparse training": sparse_training(), "sparse linear": sparse_linear(), "depth growth": depth_growth()}
     fill(ROOT / "docs" / "granularities.md", {**tables, "depth coverage": depth_coverage()})
-    fill(ROOT / "docs" / "benchmark.md", {"selection": benchmark(), "confirmation": benchmark(held_out=False)})
+    fill(
+        ROOT / "docs" / "benchmark.md",
+        {"selection": benchmark(), "confirmation": benchmark(held_out=False), "exploration": exploration()},
+    )
     fill(ROOT / "docs" / "methods.md", {"second moments": second_moments(), "growth": batchnorm_growth()})
 
 

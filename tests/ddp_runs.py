@@ -62,11 +62,12 @@ def train(
     start: int = 0,
     stop: int = STEPS,
     state: dict[str, Any] | None = None,
+    plan: rg.Plan = PLAN,
 ) -> tuple[nn.Module, torch.optim.Optimizer, rg.Shaper]:
     """Train for some steps, in a wrapper where there are more processes than one."""
     optimizer = make_optimizer(net)
     wrapper: nn.Module = DistributedDataParallel(net) if ranks > 1 else net
-    shaper = rg.Shaper(wrapper, optimizer, PLAN, example=batch(0)[0])
+    shaper = rg.Shaper(wrapper, optimizer, plan, example=batch(0)[0])
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])
         shaper.load_state_dict(state["shaper"])
@@ -103,6 +104,19 @@ def trained(rank: int, ranks: int, folder: Path, norm: bool) -> None:
     torch.save(net.state_dict(), folder / f"{rank}.pt")
     state = {"steps": shaper.steps, "state": [dict(v) for v in optimizer.state.values()]}
     torch.save(state, folder / f"optimizer {rank}.pt")
+
+
+def once(method: Any) -> rg.Plan:
+    """One edit by a method, with some steps before it and behind."""
+    action = rg.Grow if hasattr(method, "fresh") else rg.Prune
+    return rg.at(5, action(method, 2, where="[12].one"))
+
+
+def edited(rank: int, ranks: int, folder: Path, method: Any) -> None:
+    """Leave behind what one edit and some steps made of the weights."""
+    net, _, shaper = train(model(), rank, ranks, stop=8, plan=once(method))
+    assert len(shaper.structure.edits) == 1
+    torch.save(net.state_dict(), folder / f"{rank}.pt")
 
 
 def shard(net: nn.Module) -> None:

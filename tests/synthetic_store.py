@@ -95,7 +95,7 @@ def synthetic_events(arm: Arm, rng: random.Random) -> Iterator[dict[str, Any]]:
 def _edits(options: Any) -> list[float]:
     number = OWN_EDITS if options.get("schedule") == "own" else options["events"]
     first, last = options["first"], options["last"]
-    return [first + (last - first) * index / (number - 1) for index in range(number)]
+    return [first + (last - first) * index / max(1, number - 1) for index in range(number)]
 
 
 def _edit(

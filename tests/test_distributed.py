@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +33,27 @@ def test_several_processes_are_one_with_the_joint_batch(ranks: int, alone: dict[
     assert apart(weights(tmp_path, 0), alone) < 1e-6
     for rank in range(1, ranks):
         assert apart(weights(tmp_path, rank), weights(tmp_path, 0)) == 0.0
+
+
+#: What these look at is no mean over examples: processes agree, but not on what one with all of the batch would do.
+APART = (rg.SENN(candidates=4, held_out=False), rg.North())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(rg.Splitting(), rg.TINY(), rg.Net2Wider(), rg.GradMaxOptim(steps=5), *APART),
+        *(rg.Fisher(), rg.OBS(), rg.APoZ(), rg.GeometricMedian(), rg.GroupNorm()),
+    ],
+    ids=lambda method: method.name,
+)
+def test_an_edit_by_any_method_is_that_of_one_process(method: Any, tmp_path: Path) -> None:
+    ddp_runs.launch(ddp_runs.edited, 2, tmp_path, method)
+    assert apart(weights(tmp_path, 1), weights(tmp_path, 0)) == 0.0
+    if method in APART:
+        return
+    one = ddp_runs.train(ddp_runs.model(), stop=8, plan=ddp_runs.once(method))[0].state_dict()
+    assert apart(weights(tmp_path, 0), one) < 1e-6
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

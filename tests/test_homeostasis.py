@@ -200,6 +200,16 @@ def test_parameters_are_a_budget_as_well_and_numbers_are_absolute() -> None:
         edit.undo_()
 
 
+def test_what_a_structure_says_of_its_flops_is_a_number_and_no_multiple() -> None:
+    model = convolutions()
+    structure = rg.analyze(model, batch()[0])
+    most = 1.2 * structure.flops()
+    assert isinstance(most, float)
+    assert rg.adapt_(structure, rg.Homeostasis(flops=most, rate=0.5), loss=loss_of(model), batches=2).flops[1] <= most
+    edit = rg.grow_(structure, rg.Budget(flops=1.5 * most), rg.Random())
+    assert most < edit.flops[1] <= 1.5 * most
+
+
 def test_units_move_to_where_the_loss_needs_them() -> None:
     class Two(nn.Module):
         """Two branches of like size: one sees what the target depends on, the other sees noise."""

@@ -35,12 +35,14 @@ def block(page: str, name: str) -> str:
     [
         ("README.md", "measured", "measured"),
         ("docs/benchmark.md", "selection", "benchmark"),
+        ("docs/benchmark.md", "exploration", "exploration"),
         ("docs/structure.md", "coverage", "coverage"),
         ("docs/granularities.md", "sparse training", "sparse_training"),
         ("docs/granularities.md", "sparse linear", "sparse_linear"),
         ("docs/granularities.md", "depth growth", "depth_growth"),
         ("docs/granularities.md", "depth coverage", "depth_coverage"),
         ("docs/methods.md", "second moments", "second_moments"),
+        ("docs/theory.md", "theory tests", "theory_tests"),
         ("docs/methods.md", "growth", "batchnorm_growth"),
     ],
 )

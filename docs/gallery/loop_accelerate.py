@@ -1,6 +1,12 @@
-"""Accelerate's loop: growth and pruning on scanned digits, in a run that may be stopped and goes on.
+"""
+Accelerate's loop
+=================
 
-python docs/gallery/loop_accelerate.py run/ [--stop 60]     # again, to go on from there
+Growth and pruning on scanned digits, in a run that may be stopped and goes on.
+
+::
+
+    python docs/gallery/loop_accelerate.py run/ [--stop 60]     # again, to go on from there
 """
 
 from __future__ import annotations

@@ -1,6 +1,12 @@
-"""DistributedDataParallel: several processes train, grow and prune one model on scanned digits, and may be stopped.
+"""
+DistributedDataParallel
+=======================
+
+Several processes train, grow and prune one model on scanned digits, and may be stopped.
 
 Each takes its part of every batch, the first one writes checkpoints, and any number of processes goes on from there.
+
+::
 
     torchrun --nproc_per_node 2 docs/gallery/loop_ddp.py run/ [--stop 60]     # again, to go on from there
 """

@@ -1,6 +1,12 @@
-"""FSDP2: several processes, each with a part of the weights, train, grow and prune a model, and may be stopped.
+"""
+FSDP2
+=====
+
+Several processes, each with a part of the weights, train, grow and prune a model, and may be stopped.
 
 For an edit, and to save, each gathers the whole model for a moment. Any number of processes goes on from there.
+
+::
 
     torchrun --nproc_per_node 2 docs/gallery/loop_fsdp.py run/ [--stop 60]     # again, to go on from there
 """

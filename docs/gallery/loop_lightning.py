@@ -1,6 +1,12 @@
-"""Lightning's Trainer: growth and pruning on scanned digits, in a run that may be stopped and goes on.
+"""
+Lightning's Trainer
+===================
 
-python docs/gallery/loop_lightning.py run/ [--stop 6]     # again, to go on from there
+Growth and pruning on scanned digits, in a run that may be stopped and goes on.
+
+::
+
+    python docs/gallery/loop_lightning.py run/ [--stop 6]     # again, to go on from there
 """
 
 from __future__ import annotations

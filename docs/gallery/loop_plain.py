@@ -1,6 +1,12 @@
-"""A plain loop: growth and pruning on scanned digits, in mixed precision, with every edit written down as JSON.
+"""
+A plain loop
+============
+
+Growth and pruning on scanned digits, in mixed precision, with every edit written down as JSON.
 
 Each step accumulates the gradients of two batches, and the learning rate follows a schedule.
+
+::
 
     python docs/gallery/loop_plain.py [edits.jsonl]
 """

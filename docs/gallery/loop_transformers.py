@@ -1,6 +1,12 @@
-"""Hugging Face's Trainer: a small residual network on scanned digits, in a run that may be stopped and goes on.
+"""
+Hugging Face's Trainer
+======================
+
+A small residual network on scanned digits, in a run that may be stopped and goes on.
 
 Channels within its blocks grow where they help most, then all channels are pruned, also those of the stream.
+
+::
 
     python docs/gallery/loop_transformers.py run/ [--stop 60]     # again, to go on from there
 """

@@ -1,7 +1,13 @@
-"""All four granularities in one plan, on one model, in one run that may be stopped at any step and goes on.
+"""
+All four granularities
+======================
+
+Units, single weights, layers and cells in one plan, on one model, in a run that may be stopped anywhere and goes on.
 
 A small vision transformer learns to tell scanned digits apart. Its hidden neurons grow by GradMax, a cell is added
 whenever the loss has stopped falling, heads are pruned, then four fifths of its weights, which RigL goes on to move.
+
+::
 
     python docs/gallery/mixed.py run/ [--stop 150]     # again, to go on from there
 """

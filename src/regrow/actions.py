@@ -136,6 +136,9 @@ class Grow(Action):
             "cell": each that ``where`` matches is followed by new ones, with a method as :class:`regrow.Deepen`.
         parallel: For layers and cells, whether what comes runs beside them.
         round_to, min_size, max_size, protect, batches: As for :func:`regrow.grow_`.
+
+    Raises:
+        ValueError: An option is none of what is said above.
     """
 
     _verb: ClassVar[str] = "grow"
@@ -203,6 +206,10 @@ class Rewire(Action):
         amount: The fraction of the weights that are on that may go, or a schedule of it, as ``cosine(0.3, 0.0)``.
         where: A pattern of tensors' names, or of their modules'.
         protect, batches, pattern: As for :func:`regrow.rewire_`.
+
+    Raises:
+        TypeError: An option is of the wrong kind.
+        ValueError: An option is none of what is said above.
     """
 
     kind: str | None = "weight"
@@ -239,6 +246,9 @@ class Adapt(Action):
         where: A pattern of axis names.
         kind: Only axes of this kind or tag.
         min_size, max_size, protect, batches: As for :func:`regrow.adapt_`.
+
+    Raises:
+        ValueError: An option is none of what is said above.
     """
 
     amount: None = None

@@ -45,6 +45,9 @@ class Plateau:
         threshold: By how much lower is lower, as a fraction of the earlier mean.
         of: What is looked at, as the loop reports it.
 
+    Raises:
+        ValueError: An option is none of what is said above.
+
     >>> plateau, memory = Plateau(patience=2, threshold=0.1), {}
     >>> [plateau.holds({"loss": loss}, memory) for loss in (4.0, 4.0, 2.0, 2.0, 1.9, 1.9)]
     [False, False, False, False, False, True]

@@ -23,6 +23,10 @@ class Threshold:
     >>> rg.Prune(rg.L1(1e-4), rg.Threshold(0.01))
     Prune(method=L1(strength=0.0001, grace=100, absorb=True), amount=Threshold(value=0.01), where='*', round_to=1, \
 min_size=None, max_size=None, protect=(), batches=1, kind=None)
+
+    Raises:
+        TypeError: An option is of the wrong kind.
+        ValueError: An option is none of what is said above.
     """
 
     value: float
@@ -47,6 +51,9 @@ class Valley:
     any are above it.
 
     Zhuang et al., "Neuron-level Structured Pruning using Polarization Regularizer" (NeurIPS 2020).
+
+    Raises:
+        ValueError: An option is none of what is said above.
     """
 
     bins: int = 100
@@ -69,6 +76,19 @@ class Valley:
         return int(valleys[0]) / self.bins if len(valleys) and counts[valleys[0] :].any() else -1.0
 
 
+#: A larger float is a number, such as :meth:`regrow.Structure.flops` returns: no model grows that much at once.
+MOST_MULTIPLES = 1000.0
+
+
+def is_multiple(value: float) -> bool:
+    """Whether a size is told as a multiple of the present one, and not as a number.
+
+    >>> is_multiple(2.0), is_multiple(2), is_multiple(3.6e9)
+    (True, False, False)
+    """
+    return isinstance(value, float) and value <= MOST_MULTIPLES
+
+
 @dataclass(frozen=True)
 class Budget:
     """An amount that follows from what the model may have afterwards.
@@ -78,9 +98,12 @@ class Budget:
 
     Args:
         params: Parameters of the model: a number (int), or a fraction of those that it has when it is edited (float
-            below 1 to prune, above 1 to grow).
+            below 1 to prune, above 1 to grow; above 1000 it is a number).
         flops: FLOPs of a forward pass on the analysed example: a number, or a fraction of the present one.
         latency: Seconds of such a pass in eval mode where the model is, by measuring edited models; only to prune.
+
+    Raises:
+        ValueError: An option is none of what is said above.
     """
 
     params: int | float | None = None
@@ -100,7 +123,7 @@ class Budget:
         now = sizes_with(structure, {})
         given = {"params": self.params, "flops": self.flops}
         return {
-            name: value * now[name] if isinstance(value, float) and (growing or value < 1) else float(value)
+            name: value * now[name] if is_multiple(value) and (growing or value < 1) else float(value)
             for name, value in given.items()
             if value is not None
         }

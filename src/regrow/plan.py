@@ -36,8 +36,12 @@ class Plan:
         """
         raise NotImplementedError
 
-    def entries(self) -> Iterator[tuple[Action, int | None]]:
-        """Each action with its last due step, None if it never ends."""
+    def entries(self, holds: Holds = _unknown) -> Iterator[tuple[Action, int | None]]:
+        """Each action with its last due step, None if it never ends.
+
+        Args:
+            holds: As for :meth:`due`: what has ended has no entries any more.
+        """
         raise NotImplementedError
 
     def waiting(self) -> Iterator[When | Until]:
@@ -96,7 +100,7 @@ class Every(Plan):
         most = (self.stop - self.start) // self.period - 1
         return ((step - self.start) // self.period - 1) / most if most else 1.0
 
-    def entries(self) -> Iterator[tuple[Action, int | None]]:
+    def entries(self, holds: Holds = _unknown) -> Iterator[tuple[Action, int | None]]:
         """The action with its last due step, None if it never ends."""
         last = None if self.stop is None else self.start + (self.stop - self.start) // self.period * self.period
         yield self.action, last
@@ -114,7 +118,7 @@ class At(Plan):
         if step in self.steps:
             yield self.action.at(step, None)
 
-    def entries(self) -> Iterator[tuple[Action, int | None]]:
+    def entries(self, holds: Holds = _unknown) -> Iterator[tuple[Action, int | None]]:
         """The action with its last due step."""
         yield self.action, max(self.steps)
 
@@ -133,7 +137,7 @@ class When(Plan):
         if step > self.start and (self.stop is None or step <= self.stop) and holds(self):
             yield self.action.at(step, None)
 
-    def entries(self) -> Iterator[tuple[Action, int | None]]:
+    def entries(self, holds: Holds = _unknown) -> Iterator[tuple[Action, int | None]]:
         """The action with the last step at which it may be due, None if it never ends."""
         yield self.action, self.stop
 
@@ -154,9 +158,10 @@ class Until(Plan):
         if not holds(self):
             yield from self.plan.due(step, holds)
 
-    def entries(self) -> Iterator[tuple[Action, int | None]]:
+    def entries(self, holds: Holds = _unknown) -> Iterator[tuple[Action, int | None]]:
         """Each action with its last due step, None if it never ends."""
-        yield from self.plan.entries()
+        if not holds(self):
+            yield from self.plan.entries(holds)
 
     def waiting(self) -> Iterator[When | Until]:
         """Itself, and what waits within."""
@@ -175,10 +180,10 @@ class Chain(Plan):
         for plan in self.plans:
             yield from plan.due(step, holds)
 
-    def entries(self) -> Iterator[tuple[Action, int | None]]:
+    def entries(self, holds: Holds = _unknown) -> Iterator[tuple[Action, int | None]]:
         """Each action with its last due step, None if it never ends."""
         for plan in self.plans:
-            yield from plan.entries()
+            yield from plan.entries(holds)
 
     def waiting(self) -> Iterator[When | Until]:
         """What waits within."""

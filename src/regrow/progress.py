@@ -57,6 +57,12 @@ class Progress:
                 found[id(part)] = in_time and part.condition.holds(seen, memory)
         return lambda part: found[id(part)]
 
+    def possibly(self, plan: Plan) -> Callable[[When | Until], bool]:
+        """What may hold at the coming step: what waits for a condition may act, and what has ended has."""
+        parts = enumerate(plan.waiting())
+        ended = {id(part) for number, part in parts if self.conditions.get(str(number), {}).get("ended")}
+        return lambda part: isinstance(part, When) or id(part) in ended
+
     def memory(self, action: Action) -> dict[str, Any]:
         """What the method of an action has noted, for it to note more."""
         return self.memories.setdefault(repr((action.method.name, *action.place)), {})

@@ -87,9 +87,10 @@ class Shaper:
             raise TypeError(f"generator is a torch.Generator, not {generator!r}.")
         self._company = Company(model, optimizer, shard, wrapper)
         self.model, self.optimizer, self.plan = self._company.model, optimizer, plan
-        self._training = [(a, last) for a, last in plan.entries() if any(hasattr(a.method, p) for p in _parts_of(a))]
-        if self._company.sharded and self._training:
-            names = ", ".join(sorted({action.method.name for action, _ in self._training}))
+        training = [a for a, _ in plan.entries() if any(hasattr(a.method, part) for part in _parts_of(a))]
+        self._trains = bool(training)
+        if self._company.sharded and training:
+            names = ", ".join(sorted({action.method.name for action in training}))
             raise TypeError(f"penalties aren't computed on sharded weights ({names}); choose other methods.")
         self.generator = generator or torch.Generator().manual_seed(torch.initial_seed() % 2**63)
         with self._company.deciding():  # on the first process's example, and with its randomness
@@ -113,13 +114,17 @@ class Shaper:
         """Keep gradients, before masks hide some, of weights that the coming call of :meth:`step` will look at."""
         self._performer.held.clear()
         self._targets.follow()
-        for action in self._due_at(self.steps + 1, _maybe):
+        for action in self._due_at(self.steps + 1, self._progress.possibly(self.plan)):
             for weights in self._targets[action] if sees_gradients(action) else ():
                 self._performer.held.keep(weights)
 
     def _due_at(self, step: int, holds: Callable[[When | Until], bool]) -> list[Action]:
         """What the plan has due at a step, behind what has waited for gradients until then."""
-        waiting = [a for late in self._progress.late for a in self.plan.due(late, _maybe) if sees_gradients(a)]
+
+        def held(part: When | Until) -> bool:  # by then nothing had ended that is over now
+            return isinstance(part, When)
+
+        waiting = [a for late in self._progress.late for a in self.plan.due(late, held) if sees_gradients(a)]
         return [*waiting, *self.plan.due(step, holds)]
 
     def whole(self) -> AbstractContextManager[nn.Module]:
@@ -141,12 +146,12 @@ class Shaper:
     @property
     def due(self) -> bool:
         """Whether the next call of :meth:`step` will edit, if conditions that the plan waits for hold then."""
-        return any(True for _ in self.plan.due(self.steps + 1, _maybe))
+        return any(True for _ in self.plan.due(self.steps + 1, self._progress.possibly(self.plan)))
 
     def penalty(self) -> Tensor:
         """What the plan's methods add to the loss of the coming step: a scalar, zero when there is nothing.
 
-        A method's penalty holds from the first step to the last at which its action is due.
+        A method's penalty holds from the first step to the last at which its action is due, or until its plan ends.
         """
         terms = []
         for method, axes in self._active("penalty"):
@@ -157,7 +162,8 @@ class Shaper:
     def _active(self, part: str) -> list[tuple[Any, list[Any]]]:
         """Each method with that part once, with all that its actions still have before them."""
         found: list[tuple[Any, list[Any]]] = []
-        for action, last in self._training:
+        entries = self.plan.entries(self._progress.possibly(self.plan)) if self._trains else ()
+        for action, last in entries:
             if not hasattr(action.method, part) or part not in _parts_of(action):
                 continue
             if last is not None and last <= self.steps:
@@ -221,7 +227,7 @@ class Shaper:
     def _holding(self, reported: Mapping[str, float | Tensor]) -> Callable[[When | Until], bool]:
         """Tells of parts of the plan that wait for a condition whether it holds at this step."""
         if not any(True for _ in self.plan.waiting()):
-            return _maybe
+            return self._progress.possibly(self.plan)
         sizes = {"params": float(parameters(self.model)), "flops": float(self.structure.flops())}
         seen = self._company.mean(numbers(reported))
         return self._progress.holding(self.plan, {**seen, **sizes, "step": float(self.steps)})
@@ -270,11 +276,6 @@ class Shaper:
 
 
 _STATE = {"steps", "generator", "births", "progress"}
-
-
-def _maybe(part: When | Until) -> bool:
-    """Conditions are looked at once the step is done: what waits for one may act, and nothing may have ended."""
-    return isinstance(part, When)
 
 
 def _parts_of(action: Action) -> tuple[str, ...]:

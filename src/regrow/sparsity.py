@@ -31,6 +31,10 @@ class Sparsity:
             sparsity; "erk" (Erdős–Rényi-kernel) makes a tensor's density proportional to the sum of its sizes over
             their product, so that small ones stay denser, and those that would be more than dense stay dense.
 
+    Raises:
+        TypeError: An option is of the wrong kind.
+        ValueError: An option is none of what is said above.
+
     Evci et al., "Rigging the Lottery: Making All Tickets Winners" (ICML 2020), section 3.
     """
 
@@ -81,6 +85,10 @@ class Pattern:
     """An amount of single weights: of every ``m`` that lie behind each other along what they read, ``n`` stay on.
 
     With 2 of 4 a GPU's sparse tensor cores can run a linear layer; see :func:`regrow.to_sparse`.
+
+    Raises:
+        TypeError: An option is of the wrong kind.
+        ValueError: An option is none of what is said above.
     """
 
     n: int

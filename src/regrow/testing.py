@@ -153,7 +153,8 @@ def keeps_the_function(method: Any, name: str, edits: Edits) -> None:
     before = trial.outputs()
     trial.edit(method, edits)
     for old, new in zip(before, trial.outputs(), strict=True):
-        assert float((new - old).abs().max()) <= TOLERANCE * float(old.abs().max())
+        moved, size = float((new - old).abs().max()), float(old.abs().max())
+        assert moved <= TOLERANCE * size, f"the output, {size:.3g} at most, moved by {moved:.3g}"
 
 
 def reaches_every_new_unit(method: Any, name: str, edits: Edits) -> None:

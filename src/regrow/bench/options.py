@@ -74,16 +74,18 @@ class Options:
     where: str | None = None
     """Which axes change, by a pattern on their names; the others stay as they start. By default the task's."""
     events: int = 5
-    """Number of structural events, evenly spaced."""
+    """Number of structural events."""
     first: float = 0.1
     """When the first event comes, as a fraction of the training."""
     last: float = 0.6
     """When the last event comes, as a fraction of the training."""
+    pace: float = 1.0
+    """How events are spaced: 1 evenly; below 1 the first lie farther apart than the last, above 1 closer together."""
     exchange: float = 0.1
     """Setting constant: fraction of each axis that an event prunes and grows again (at least one unit)."""
     order: str = "prune-grow"
     """Setting constant: prune-grow, grow-prune (each event does both at once), or alternate (grows half-way to the
-    next event)."""
+    next event, or at `last` where there is one event)."""
     schedule: str = "fixed"
     """fixed: events at fixed times, of fixed amounts. own: the method decides, until the sizes of the setting are
     reached."""
@@ -248,7 +250,7 @@ def _check_names(options: Options) -> None:
 def _check_numbers(options: Settled) -> None:
     """Every option that is a number within bounds."""
     positive = ("epochs", "batch_size", "events", "checkpoint_every", "log_every", "evaluations")
-    for name in (*positive, "width", "lr", "limit", "budget"):
+    for name in (*positive, "width", "lr", "limit", "budget", "pace"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise InputError(f"--{name.replace('_', '-')} is {value}, but must be more than 0")

@@ -26,12 +26,12 @@ VERBS = {"grow": "grow", "shrink": "shrink", "constant": "grow and shrink"}
 
 
 def event_steps(options: Settled, total: int) -> list[int]:
-    """The steps at which structure changes, evenly spaced from `--first` to `--last` of `total` steps.
+    """The steps at which structure changes, of `total` steps.
 
     Raises:
         InputError: there are not as many different steps.
     """
-    steps = [max(1, round(total * (options.first + _gap(options) * event))) for event in range(options.events)]
+    steps = [max(1, round(total * part)) for part in event_parts(options)]
     if len(set(steps)) < len(steps):
         raise InputError(
             f"--events {options.events} do not fit between --first {options.first} and --last {options.last} "
@@ -40,9 +40,15 @@ def event_steps(options: Settled, total: int) -> list[int]:
     return steps
 
 
-def _gap(options: Settled) -> float:
-    """How much of the training lies between two events."""
-    return (options.last - options.first) / max(1, options.events - 1)
+def event_parts(options: Settled) -> list[float]:
+    """When structure changes, as parts of the training, from `--first` to `--last`.
+
+    They are evenly spaced where `--pace` is 1. Below it the first lie farther apart than the last, so that a network
+    that grows is small for longer and one that shrinks is large for longer; above it the other way round.
+    """
+    last = max(1, options.events - 1)
+    length = options.last - options.first
+    return [options.first + length * (event / last) ** options.pace for event in range(options.events)]
 
 
 def staircase(start: int, end: int, events: int) -> list[int]:
@@ -104,15 +110,14 @@ def make_plan(options: Settled, structure: rg.Structure, ends: Mapping[str, int]
         return own_plan(options, end_flops)
     if options.budget is None:
         event_steps(options, total)  # there have to be as many
-    clock, gap = Clock(total if options.budget is None else None), _gap(options)
+    clock = Clock(total if options.budget is None else None)
     if options.setting == "constant":
         return _exchanges(options, clock, axes)
     # The analysis sees no axis where there is a single unit, so what shrinks to one is missing from the ends.
     stairs = {axis.name: staircase(axis.size, ends.get(axis.name, 1), options.events) for axis in axes}
     parts = []
-    for event in range(options.events):
+    for event, part in enumerate(event_parts(options)):
         change = {name: stair[event] for name, stair in stairs.items() if stair[event]}
-        part = options.first + gap * event
         if not change:
             continue
         if options.setting == "grow":
@@ -148,12 +153,13 @@ def _exchanges(options: Settled, clock: Clock, axes: Sequence[rg.Axis]) -> Plan:
             )
     grow, prune = rg.Grow(make_method(options.grow, "grow"), swaps), _prune(options, swaps)
     parts: list[Plan] = []
-    for event in range(options.events):
-        part, later = options.first + _gap(options) * event, 0.0
-        if options.order == "alternate":
-            later = (_gap(options) or 0.1) / 2
+    whens = event_parts(options)
+    # In turn, the second is done half-way to the next event; behind the last, as far as it was before it; and where
+    # there is one event, at --last.
+    later = [(after - part) / 2 for part, after in pairwise(whens)] or [options.last - options.first]
+    for part, wait in zip(whens, [*later, later[-1]][: len(whens)], strict=True):
         both = (grow, prune) if options.order == "grow-prune" else (prune, grow)
-        parts += [clock.at(part, both[0]), clock.at(part + later, both[1])]
+        parts += [clock.at(part, both[0]), clock.at(part + wait * (options.order == "alternate"), both[1])]
     return rg.chain(*parts)
 
 

@@ -55,7 +55,11 @@ _TASKS: dict[str, Callable[[], Task]] = {}
 
 
 def register_task(name: str) -> Callable[[Callable[[], Task]], Callable[[], Task]]:
-    """Register a function without arguments that returns the task `name`."""
+    """Register a function without arguments that returns the task `name`.
+
+    Raises:
+        ValueError: there is one of that name.
+    """
 
     def register(function: Callable[[], Task]) -> Callable[[], Task]:
         if name in _TASKS:

@@ -26,6 +26,9 @@ class AutoGrow(Deepen):
         when: "periodic": at every due step; "plateau": where the loss has stopped falling.
         layer, norm, branch: As for :class:`regrow.Deepen`.
 
+    Raises:
+        ValueError: An option is none of what is said above.
+
     Wen et al., "AutoGrow: Automatic Layer Growing in Deep Convolutional Networks" (KDD 2020), whose p-AutoGrow is
     periodic and c-AutoGrow waits; they look at the validation accuracy and start new layers at random, here they start
     as the identity.

@@ -27,6 +27,10 @@ class Deepen:
         branch: What is added beside a module, ``f(x) + g(x)``, where that is asked for: "same" (a copy behind a gate),
             "1x1", "3x3", "depthwise" or "pool"; all are zero at first.
 
+    Raises:
+        TypeError: An option is of the wrong kind.
+        ValueError: An option is none of what is said above.
+
     Chen, Goodfellow and Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer" (ICLR 2016).
     """
 

@@ -44,6 +44,9 @@ class Firefly:
         trust: In the safe form, all that is kept becomes weaker by one factor where it promises together to take more
             than this part of the loss: to first order each of them helps, but not all of them at once.
 
+    Raises:
+        ValueError: An option is none of what is said above.
+
     Wu et al., "Firefly Neural Architecture Descent: a General Approach for Growing Neural Networks" (NeurIPS 2020).
     The released code searches with RMSprop, whose steps by coordinate turn directions of a given length into corners,
     and takes one unit too many. Candidates for new units are kept orthogonal here, behind norms in what they send: else

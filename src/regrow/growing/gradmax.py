@@ -55,6 +55,9 @@ class GradMax:
         beyond_rank: What happens where more units are asked for than the growth matrix has rank, as before a head with
             few classes: "error", or "random": the rest read at random and send nothing yet.
 
+    Raises:
+        ValueError: An option is none of what is said above.
+
     Evci et al., "GradMax: Growing Neural Networks using Gradient Information" (ICLR 2022).
     """
 

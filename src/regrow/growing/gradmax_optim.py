@@ -39,6 +39,9 @@ class GradMaxOptim(GradMax):
         batch_norm, scale, beyond_rank: As for :class:`regrow.GradMax`.
         steps: How many steps of ascent there are.
 
+    Raises:
+        ValueError: An option is none of what is said above.
+
     Evci et al., "GradMax: Growing Neural Networks using Gradient Information" (ICLR 2022), who take Adam with steps of
     0.001 and hold lengths only; at these settings 100 steps gain half a percent, and many more end in copies.
     """

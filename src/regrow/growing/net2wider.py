@@ -39,6 +39,9 @@ class Net2Wider:
         beyond: What happens where more units are asked for than there are to copy: "error", or "random": the rest read
             at random and send nothing yet.
 
+    Raises:
+        ValueError: An option is none of what is said above.
+
     Chen, Goodfellow and Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer" (ICLR 2016). There units are
     chosen with replacement.
     """

@@ -64,6 +64,9 @@ class North:
         threshold: Singular values above it count.
         candidates: How many are drawn for each new unit where activations are selected.
 
+    Raises:
+        ValueError: An option is none of what is said above.
+
     Maile, Rachelson, Luga & Wilson, "When, Where, and How to Add New Neurons to ANNs" (AutoML 2022). It is rounded as
     in the released code: by ⌊ED − ratio·φ₀·M⌋ a layer of few units would never grow. That code ranks candidates
     independently of each other, so that those it keeps may be alike.

@@ -42,6 +42,9 @@ class Random:
         distribution: "normal", less the mean of each row, so that inputs of one sign, as those after a ReLU are, leave
             few units dead or linear; or "uniform" on [0, 1): all positive.
 
+    Raises:
+        ValueError: An option is none of what is said above.
+
     The reference of Evci et al., "GradMax: Growing Neural Networks using Gradient Information" (ICLR 2022), is
     ``Random(0.5, zero="incoming", distribution="uniform")``, where a new batch-norm channel has (γ, β, μ, σ²) =
     (1, 0, 0, 1), as here with zero incoming weights; else scale and statistics are the means of the old ones.

@@ -16,7 +16,7 @@ from ..structure import Weights
 @register
 @dataclass(frozen=True)
 class RigL:
-    """Weights go by |w| and come by ``|∂L/∂w|``, which at a gate ``a`` of an absent weight is its gain per length.
+    """Weights go by ``|w|`` and come by ``|∂L/∂w|``, which at a gate ``a`` of an absent weight is its gain per length.
 
     A weight that comes starts from zero. With :class:`regrow.Rewire` as many come as go in each tensor.
 
@@ -29,9 +29,9 @@ class RigL:
     sees_gradients: ClassVar[tuple[str, ...]] = ("score_absent",)
 
     def score_weights(self, weights: Weights, seen: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-        """|w|, in the tensor's shape."""
+        """``|w|``, in the tensor's shape."""
         return weights.tensor.detach().abs()
 
     def score_absent(self, weights: Weights, seen: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-        """|∂L/∂w|, in the tensor's shape."""
+        """``|∂L/∂w|``, in the tensor's shape."""
         return seen["gradients"][weights.tensor].abs()

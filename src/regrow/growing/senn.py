@@ -64,6 +64,10 @@ class SENN:
         candidates: How many there are in an axis; twice as many as units are asked for, if that is more.
         held_out: Whether every second example only judges. False is the paper's score, which flatters.
 
+    Raises:
+        TypeError: An option is of the wrong kind.
+        ValueError: An option is none of what is said above.
+
     Mitchell, Menzenbach, Kersting and Mundt, "Self-Expanding Neural Networks" (2023). They ascend Δη from random
     starts, add layers too, and have thresholds of 2 for a regression and 1.03 for MNIST in their code.
     """

@@ -16,7 +16,7 @@ from ..structure import Weights
 @register
 @dataclass(frozen=True)
 class SET:
-    """Weights go by |w| and come at random; those that come start from zero.
+    """Weights go by ``|w|`` and come at random; those that come start from zero.
 
     Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
     network science" (Nature Communications 2018), who remove the smallest positive and the largest negative weights
@@ -26,7 +26,7 @@ class SET:
     name: ClassVar[str] = "set"
 
     def score_weights(self, weights: Weights, seen: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-        """|w|, in the tensor's shape."""
+        """``|w|``, in the tensor's shape."""
         return weights.tensor.detach().abs()
 
     def score_absent(self, weights: Weights, seen: Mapping[str, Any], generator: torch.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..agreement import averaged
+from ..agreement import averaged, averaged_number
 from ..errors import NotPermissible
 from ..evidence import Passage
 from ..evidence.growth import check_passage, check_sides
@@ -154,7 +155,8 @@ def smoothed(passage: Passage, width: float) -> Passage:
         run.insert(number, Step(_aten.clone.default, run[number].args[:1], {}, (-1 - number,)))
     with torch.no_grad():
         reached = replace(passage, steps=run, ends={-1 - number: torch.zeros(()) for number in bends}).outputs({})
-    sizes = {-1 - slot: float(values.float().square().mean().sqrt()) for slot, values in reached.items()}
+    squares = {-1 - slot: averaged_number(float(values.float().square().mean())) for slot, values in reached.items()}
+    sizes = {number: math.sqrt(square) for number, square in squares.items()}
     steps: list[Step] = []
     for number, step in enumerate(passage.steps):
         size, free = sizes.get(number, 0.0), -1 - 2 * number

@@ -43,6 +43,9 @@ class Splitting:
         beyond: What happens where more units are asked for than splits would help: "error", where they are by name, and
             fewer come elsewhere; or "random": new units for the rest, which read at random and send nothing yet.
 
+    Raises:
+        ValueError: An option is none of what is said above.
+
     Wu, Wang and Liu, "Splitting Steepest Descent for Growing Neural Architectures" (NeurIPS 2019).
     """
 

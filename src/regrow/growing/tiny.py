@@ -51,6 +51,9 @@ class TINY:
         beyond_rank: What happens where more units are asked for than N has rank: "error", or "random": the rest read at
             random and send nothing yet.
 
+    Raises:
+        ValueError: An option is none of what is said above.
+
     Verbockhaven, Rudkiewicz, Charpiat and Chevrier, "Growing Tiny Networks: Spotting Expressivity Bottlenecks and
     Fixing Them Optimally" (TMLR 2024).
     """

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..cutoffs import sizes_with
+from ..cutoffs import is_multiple, sizes_with
 from ..errors import NotPermissible
 from ..evidence import Needs
 from ..growing.forms import filled_up
@@ -42,13 +42,16 @@ class Homeostasis:
 
     Args:
         flops, params: What the model may have: a number (int; FLOPs of a forward pass on the analysed example), or a
-            multiple of what it has when this is due first (float). By default the FLOPs that it has then.
+            multiple of what it has when this is due first (float up to 1000). By default the FLOPs that it has then.
         period: Every how many steps it is due where it is a plan by itself.
         rate: How many units may come, and how many may go, at one time, as a part of all.
         margin: How much more a unit that comes has to be worth than one that goes for it.
         batches: How many batches are looked at where it is a plan by itself. The first half tells what new units listen
             to; by the others, and by the last of the first, they are judged.
         grace: For how many steps new units don't go.
+
+    Raises:
+        ValueError: An option is none of what is said above.
     """
 
     name: ClassVar[str] = "homeostasis"
@@ -105,7 +108,7 @@ class Homeostasis:
         given = {name: value for name, value in (("flops", self.flops), ("params", self.params)) if value is not None}
         now = sizes_with(structure, {})
         for name, value in (given or {"flops": 1.0}).items():
-            memory.setdefault(name, value * now[name] if isinstance(value, float) else float(value))
+            memory.setdefault(name, value * now[name] if is_multiple(value) else float(value))
         return Budgeted(structure, dict(memory))
 
     def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh:

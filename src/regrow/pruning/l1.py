@@ -22,8 +22,8 @@ class L1:
 
     A batch-norm scale γ *is* a gate on its unit. The penalty is ``strength · Σ |γ|`` over the scales, with the
     subgradient ``strength · sign γ``; without scales it is ``strength · Σ |w|`` over the outgoing weights. A unit's
-    score is the mean |γ| over its scales; without scales it is the mean |w| over its outgoing weights, relative to the
-    axis's average, so that it can be ranked beside scales, whose usual value is 1.
+    score is the mean ``|γ|`` over its scales; without scales it is the mean ``|w|`` over its outgoing weights, relative
+    to the axis's average, so that it can be ranked beside scales, whose usual value is 1.
 
     What a pruned unit still sends where its gate is zero, the activation of its shift β, is the same for all inputs,
     and goes into the next layer's bias, or the running mean of the norm behind it. Where the loss can be computed, the
@@ -34,8 +34,11 @@ class L1:
         grace: For how many steps after they have come new units aren't pruned, when a plan grows them.
         absorb: Whether what pruned units still send goes into the next layer.
 
+    Raises:
+        ValueError: An option is none of what is said above.
+
     Liu et al., "Learning Efficient Convolutional Networks through Network Slimming" (ICCV 2017). The released
-    code ranks the signed γ, so that every negative scale is pruned; here it is |γ|, as in the paper.
+    code ranks the signed γ, so that every negative scale is pruned; here it is ``|γ|``, as in the paper.
     """
 
     name: ClassVar[str] = "l1"
@@ -59,7 +62,7 @@ class L1:
         return self.strength * torch.stack(norms).sum()
 
     def score_weights(self, weights: Weights, seen: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-        """|w|, in the tensor's shape."""
+        """``|w|``, in the tensor's shape."""
         return weights.tensor.detach().abs()
 
     def score(self, axis: Axis, seen: Mapping[str, Any]) -> Tensor:

@@ -17,7 +17,7 @@ from ..structure import Axis, Weights
 @register
 @dataclass(frozen=True)
 class Magnitude:
-    """What is smallest goes: single weights by |w|, units by the mean |w| of the weights that make them.
+    """What is smallest goes: single weights by ``|w|``, units by the mean ``|w|`` of the weights that make them.
 
     A unit's score is relative to the mean of its axis in each tensor, so that layers of different scales can be ranked
     together.
@@ -36,5 +36,5 @@ class Magnitude:
         return torch.stack([mean / mean.mean().clamp(min=tiny) for mean in means]).mean(0)
 
     def score_weights(self, weights: Weights, seen: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-        """|w|, in the tensor's shape."""
+        """``|w|``, in the tensor's shape."""
         return weights.tensor.detach().abs()

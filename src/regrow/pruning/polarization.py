@@ -35,6 +35,9 @@ class Polarization:
         grace: For how many steps after they have come new units aren't pruned, when a plan grows them.
         absorb: Whether what pruned units still send goes into the next layer; see :class:`regrow.L1`.
 
+    Raises:
+        ValueError: An option is none of what is said above.
+
     Zhuang et al., "Neuron-level Structured Pruning using Polarization Regularizer" (NeurIPS 2020), who start scales at
     0.5: see :meth:`start_`. Where there is no batch norm, :func:`regrow.add_gates_` makes scales.
     """

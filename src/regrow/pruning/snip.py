@@ -28,5 +28,5 @@ class SNIP:
     sees_gradients: ClassVar[tuple[str, ...]] = ("score_weights",)
 
     def score_weights(self, weights: Weights, seen: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-        """|w·∂L/∂w|, in the tensor's shape."""
+        """``|w·∂L/∂w|``, in the tensor's shape."""
         return (weights.tensor.detach() * seen["gradients"][weights.tensor]).abs()

@@ -31,7 +31,7 @@ class Taylor:
     skips: ClassVar[str] = "first order"
 
     def score(self, axis: Axis, seen: Mapping[str, Any]) -> Tensor:
-        """|∂L/∂a| of each unit's gate, shape ``(axis.size,)``."""
+        """``|∂L/∂a|`` of each unit's gate, shape ``(axis.size,)``."""
         gradients, total = seen["gradients"], torch.zeros(axis.size)
         for entry in axis.with_role("in", "tied") or axis.with_role("out"):
             moved = entry.tensor.detach() * gradients[entry.tensor]
@@ -39,9 +39,9 @@ class Taylor:
         return total.abs()
 
     def score_layers(self, layers: Sequence[Layer], seen: Mapping[str, Any]) -> list[float]:
-        """|∂L/∂a| of the gate ``x + a·(f(x) − x)`` of each layer."""
+        """``|∂L/∂a|`` of the gate ``x + a·(f(x) − x)`` of each layer."""
         return [abs(seen["skips"][layer]) for layer in layers]
 
     def score_weights(self, weights: Weights, seen: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-        """|w·∂L/∂w|, in the tensor's shape."""
+        """``|w·∂L/∂w|``, in the tensor's shape."""
         return (weights.tensor.detach() * seen["gradients"][weights.tensor]).abs()

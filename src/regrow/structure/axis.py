@@ -196,6 +196,7 @@ class Axis:
 
     @property
     def places(self) -> tuple[Place, ...]:
+        """Everything with a length that follows the axis: tensors, integers, and inputs of calls."""
         return (*self.entries, *self.counts, *self.inputs)
 
     @property
