@@ -105,14 +105,15 @@ def moments(passage: Passage, entry: Entry, base: Rows) -> tuple[Tensor, Tensor,
     size = passage.axis.size
     side = Side.of([entry], size)
     exact = torch.promote_types(torch.float32, entry.tensor.dtype)
+    zeros = torch.zeros(size, side.width, dtype=exact, device=entry.tensor.device)
     columns = []
     for start in range(0, side.width, size):
         count = min(size, side.width - start)
-        weights = torch.zeros(size, side.width, dtype=exact, device=entry.tensor.device)
+        weights = zeros.clone()
         weights[torch.arange(count), torch.arange(start, start + count)] = 1.0
         columns.append(_response(passage, side, base, weights, lambda made: made.square().sum() / 2)[:count])
-    sums = _response(passage, side, base, torch.zeros_like(weights), torch.sum)[0]
-    made = passage.made_of(entry, {**base, **side.rows(torch.zeros_like(weights))})
+    sums = _response(passage, side, base, zeros.clone(), torch.sum)[0]
+    made = passage.made_of(entry, {**base, **side.rows(zeros)})
     number = sum(t.numel() for t in made) // entry.tensor.shape[entry.dim]
     return sums, torch.cat(columns), number
 

@@ -62,7 +62,8 @@ def _timm(name: str, request: Request) -> Callable[[], Subject]:
 
     def build() -> Subject:
         model = _sized(lambda **size: timm.create_model(name, **size), "img_size", request.image_size)
-        size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size") or (3, IMAGE_SIZE, IMAGE_SIZE)
+        pretrained: Any = getattr(model, "pretrained_cfg", None) or {}
+        size = pretrained.get("input_size") or (3, IMAGE_SIZE, IMAGE_SIZE)
         return Subject(f"timm/{name}", model, (_images(size, request),))
 
     return build

@@ -286,6 +286,7 @@ class _Analysis:
                 lambda tensor: self.trace.of(tensor).fields,
                 lambda fld, dim, size: tie(self.trace, fld, dim, size),
             )
+        returned: Any = None  # of the last mode
         for training, (journal, shapes) in self.journals.items():
             model.train(training)
             self.trace.count_flops, self.trace.journal = not training, journal
