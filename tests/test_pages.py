@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from regrow.bench.cells import cells_of
+from regrow.bench.results import Store
+from regrow.bench.suites import CONFIRMATION, get_suite
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -48,6 +52,15 @@ def block(page: str, name: str) -> str:
 )
 def test_a_table_is_that_of_the_measurements(readme: Any, page: str, name: str, made_by: str) -> None:
     assert block(page, name) == getattr(readme, made_by)()
+
+
+@pytest.mark.parametrize(("store", "suites"), [("store", ("tuning", "poster")), ("exploration", ("exploration",))])
+def test_every_run_of_record_is_one_that_a_suite_makes(store: str, suites: tuple[str, ...]) -> None:
+    made = Store(ROOT / "benchmarks" / "results" / store).results()
+    cells = [c for s in suites for c in cells_of(get_suite(s))]
+    cells += [c for s in suites for c in cells_of(get_suite(s), CONFIRMATION, held_out=False)]
+    assert made.keys() <= {cell.key for cell in cells}
+    assert len(made) > 15
 
 
 def test_the_theory_names_tests_that_there_are() -> None:

@@ -90,6 +90,12 @@ def statics(start: float, end: float, parts: tuple[float, ...] = (0.5, GROWN_BUD
     return [*large, small]
 
 
+def half() -> Arm:
+    """The baseline of shrinking: a network of half the widths all along."""
+    fractions = {"start_fraction": 0.5, "end_fraction": 1.0, "size": "start", "budget": GROWN_BUDGET}
+    return Arm(f"half, {GROWN_BUDGET:.0%}", "static", fractions)
+
+
 def _grow(name: str, method: str, fixed: Options, **more: Any) -> Arm:
     return Arm(f"grow: {name}", "grow", {**fixed, "grow": method, **more}, f"large, {GROWN_BUDGET:.0%}")
 
@@ -166,9 +172,8 @@ def growing() -> list[Arm]:
 
 def shrinking() -> list[Arm]:
     """Pruning by each method, and a network of half the widths all along."""
-    half = {"start_fraction": 0.5, "end_fraction": 1.0, "size": "start", "budget": GROWN_BUDGET}
     return [
-        Arm(f"half, {GROWN_BUDGET:.0%}", "static", half),
+        half(),
         *(_shrink(name, method, SHRINKING, ranking="global") for name, method in PRUNERS.items()),
         _shrink("taylor, early", PRUNERS["taylor"], EARLY, ranking="global"),
         _shrink("homeostasis", "homeostasis:period=25,rate=0.1", SHRINKING, schedule="own"),
@@ -208,6 +213,35 @@ def tuning() -> Suite:
     sizes = {"start_fraction": 0.25, "end_fraction": 1.0, "size": "end", "budget": 1.0}
     arms = tuple(Arm(f"lr {rate:g}", "static", {**sizes, "lr": rate}) for rate in (0.025, 0.05, 0.1, 0.2))
     return Suite("tuning", {"cifar10/vgg11": fixed}, arms, seeds=(0,))
+
+
+@register_suite
+def exploration() -> Suite:
+    """By which the times of `IN_STEPS`, `EARLY` and `HALF_IN_TURN` were found, on one seed."""
+
+    def grow(name: str, method: str, first: float, last: float, **more: Any) -> Arm:
+        return _grow(name, method, {**GROWING, "first": first, "last": last}, **more)
+
+    gradmax, slow = SAFE["gradmax"], "homeostasis:period=200,rate=0.1,grace=50"
+    three = [(name, name) for name in ("random", "net2wider")]
+    three += [("gradmax", gradmax), ("tiny", "tiny:beyond_rank=random")]
+    arms = (
+        *(*statics(0.25, 1.0), half()),
+        grow("random .1-.8", "random", 0.1, 0.8),
+        grow("gradmax .1-.8", gradmax, 0.1, 0.8),
+        grow("random .03-.7", "random", 0.03, 0.7),
+        grow("north .8", "north", 0.1, 0.8, schedule="own"),
+        grow("gradmax .03-.8 12", gradmax, 0.03, 0.8, events=12),
+        grow("random .03-.9", "random", 0.03, 0.9),
+        grow("random .03-.7 pace .5", "random", 0.03, 0.7, pace=0.5),
+        grow("homeostasis 200", slow, 0.1, 0.8, schedule="own"),
+        grow("gradmax .03-.7", gradmax, 0.03, 0.7),
+        grow("random .02-.6 pace .7", "random", 0.02, 0.6, pace=0.7),
+        *(_grow(f"{name} 3 .03-.85 pace .5", method, IN_STEPS) for name, method in three),
+        _constant("magnitude + random, turn 50", "magnitude", "random", HALF_IN_TURN),
+        _shrink("taylor early", "taylor", EARLY, ranking="global"),
+    )
+    return replace(poster(), name="exploration", arms=arms, seeds=(0,))
 
 
 @register_suite
