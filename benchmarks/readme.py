@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
 import torchvision
 from common import RESULTS
@@ -22,12 +23,8 @@ from peer_tasks import page as peers
 from rich.console import Console
 
 import regrow as rg
-from regrow.bench.cells import cells_of
 from regrow.bench.compare import WIDTH, summary
 from regrow.bench.history import find_runs, read_run
-from regrow.bench.markdown import table
-from regrow.bench.results import Store
-from regrow.bench.suites import CONFIRMATION, get_suite
 
 ROOT = Path(__file__).parent.parent
 COVERAGE = RESULTS / "coverage.json"
@@ -215,28 +212,11 @@ def depth_coverage() -> str:
     return "\n".join(lines)
 
 
-def benchmark(held_out: bool = True) -> str:
-    """The store of record: what was selected on held-out images, or confirmed on the test set."""
-    results = [r for r in Store(RESULTS / "store").results().values() if r["held_out"] == held_out]
-    poster = [result for result in results if not result["arm"].startswith("lr ")]
-    wanted = list(cells_of(get_suite("poster"), None if held_out else CONFIRMATION, held_out=held_out))
-    made = f"{len(poster)} of the {len(wanted)} runs of the suite have been made."
-    return f"{made}\n\n{table(poster)}" if poster else made
-
-
-def exploration() -> str:
-    """What was tried before arms were fixed, beside the baselines with the same seed."""
-    tried = list(Store(RESULTS / "exploration").results().values())
-    rivals = [r for r in Store(RESULTS / "store").results().values() if r["held_out"] and r["seed"] == 0]
-    statics = [result for result in rivals if result["config"]["setting"] == "static"]
-    return table([*tried, *(result for result in statics if not result["arm"].startswith("lr "))])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="?")
     runs = parser.parse_args().runs
-    blocks = {"structure": structure_table(), "measured": measured()}
+    blocks = {"structure": structure_table(), "results": record.results(), "measured": measured()}
     fill(ROOT / "README.md", blocks if runs is None else {**blocks, "run": run_table(runs)})
     fill(ROOT / "docs" / "structure.md", {"coverage": coverage()})
     fill(ROOT / "docs" / "peers.md", peers.blocks())
@@ -245,7 +225,7 @@ def main() -> None:
     fill(ROOT / "docs" / "granularities.md", {**tables, "depth coverage": depth_coverage()})
     fill(
         ROOT / "docs" / "benchmark.md",
-        {"selection": benchmark(), "confirmation": benchmark(held_out=False), "exploration": exploration()},
+        {name: getattr(record, name)() for name in ("goals", "selection", "confirmation", "exploration")},
     )
     fill(ROOT / "docs" / "methods.md", {"second moments": second_moments(), "growth": batchnorm_growth()})
 

@@ -60,6 +60,57 @@ def test_of_several_outputs_the_reason_names_the_one_that_freezes() -> None:
     assert reasons["first.weight", 0] == "is the model's output 'cache'"
 
 
+class Memory:
+    """What a model keeps for its next call, in a class of its own."""
+
+    def __init__(self) -> None:
+        self.entries: list[Tensor] = []
+
+
+class Remembering(Classifier):
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Any:
+        memory = memory or Memory()
+        inside = torch.relu(self.norm(self.first(x)))
+        memory.entries.append(inside)
+        return {"logits": self.head(torch.stack(memory.entries).sum(0).mean((2, 3))), "memory": memory}
+
+
+class Wrapper(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_a_model_takes_back_may_change(wrapped: bool) -> None:
+    """Heads of language models could never leave else, as these return keys and values of all heads."""
+    own, x = Remembering(), torch.rand(2, 3, 6, 6)
+    model = Wrapper(own) if wrapped else own
+    structure = rg.analyze(model, x)
+    assert structure.verify().ok
+    axis = structure["inner.first" if wrapped else "first"]
+    edit = rg.grow_(axis, 3)
+    assert edit.measure(x) < 1e-6
+    edit.undo_()
+    rg.prune_(axis, [0, 1])
+    past = model(x)["memory"]
+    assert past.entries[0].shape[1] == axis.size
+    assert torch.allclose(own(x, past)["logits"], 2 * own(x)["logits"] - own.head.bias, atol=1e-5)
+
+
+def test_an_object_that_no_module_takes_is_an_output() -> None:
+    class Policy(Classifier):
+        def forward(self, x: Tensor, memory: None = None) -> Any:
+            inside = torch.relu(self.norm(self.first(x))).mean((2, 3))
+            return {"logits": self.head(inside), "policy": torch.distributions.Normal(inside, 1.0)}
+
+    reasons = {(f.name, f.dim): f.reason for f in rg.analyze(Policy(), torch.rand(2, 3, 6, 6)).frozen}
+    assert reasons["first.weight", 0] == "is the model's output 'policy'"
+
+
 def test_a_classifier_learns_new_classes_and_keeps_the_old() -> None:
     torch.manual_seed(0)
     model, x, labels = Classifier(), torch.rand(12, 3, 6, 6), torch.arange(12) % 6

@@ -201,7 +201,7 @@ def test_indices_of_a_single_block_follow() -> None:
 
 
 def test_a_branch_that_would_share_a_cache_says_so() -> None:
-    sizes: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "use_cache": False}
+    sizes: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 3, "num_key_value_heads": 3, "vocab_size": 64, "pad_token_id": 0}
     model, ids = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).eval(), torch.randint(1, 64, (2, 8))
     structure = rg.analyze(model, args=(ids,))

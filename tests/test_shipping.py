@@ -215,7 +215,7 @@ INPUTS = {"input_ids": TOKENS}
 
 def llama() -> Any:
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "use_cache": False}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
     heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
     tokens: dict[str, Any] = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 0}
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**tokens, **sizes, **heads)).eval()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from regrow.structure.example import tensors_in
+from regrow.structure.outputs import outputs_of
 
 SEED = 0
 
@@ -60,7 +60,7 @@ class Case:
         """The floating point outputs in the model's mode; the same random draws every time."""
         torch.manual_seed(SEED)
         args, kwargs = copy.deepcopy((self.args, self.kwargs))  # detection models write to their inputs
-        return [t for t in tensors_in(self.model(*args, **kwargs)) if t.is_floating_point()]
+        return [t for t in outputs_of(self.model, self.model(*args, **kwargs)) if t.is_floating_point()]
 
     @torch.no_grad()
     def evaluate(self) -> list[Tensor]:

@@ -327,5 +327,5 @@ def hugging_face_zoo() -> dict[str, Build]:
 def _build(class_name: str, options: dict[str, Any], inputs: Inputs) -> Case:
     model_class = getattr(transformers, class_name)
     config = model_class.config_class(**options)
-    config.use_cache = False  # else keys and values would be outputs
+    config.use_cache = False  # keys and values for a next call aren't compared
     return Case(model_class(config), kwargs=inputs())

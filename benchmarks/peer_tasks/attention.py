@@ -35,7 +35,7 @@ def llama(key_value_heads: int) -> nn.Module:
 
     shared = {"num_attention_heads": HEADS, "num_key_value_heads": key_value_heads}
     model = LlamaForCausalLM(LlamaConfig(max_position_embeddings=TOKENS, **shared, **SIZES))
-    model.config.use_cache = False  # else keys and values are outputs, and outputs keep their sizes
+    model.config.use_cache = False  # only the logits are wanted
     return model
 
 

@@ -23,14 +23,13 @@ import regrow as rg
 # %%
 # A small Llama
 # -------------
-# It learns to write Python, letter by letter, from a file that is on every machine. Mind ``use_cache=False``: the keys
-# and values that a model returns in a cache are outputs, and those can't change.
+# It learns to write Python, letter by letter, from a file that is on every machine.
 
 torch.manual_seed(0)
 text = torch.tensor(list(Path(argparse.__file__).read_bytes())).clamp(max=127)
 learnt, unseen = text[:-8192], text[-8192:].reshape(-1, 64)
 sizes = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=8, num_key_value_heads=8, use_cache=False))
+model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=8, num_key_value_heads=8))
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
 

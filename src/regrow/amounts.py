@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,17 @@ def axes_of(target: Any, limits: Limits, kinds: tuple[str, ...], verdict: str) -
     if isinstance(target, Axis) or not any(isinstance(p, int) for p in limits.protect):
         return [axis for axis in found if not limits.spares(axis)]
     raise ValueError("protected units belong to a single axis; for several axes protect them by name.")
+
+
+def plain(amount: Any) -> Any:
+    """An amount as Python's own numbers, where it is one of numpy's, or an array of units."""
+    if isinstance(amount, np.ndarray):
+        return amount.tolist()
+    if isinstance(amount, Mapping):
+        return {name: plain(each) for name, each in amount.items()}
+    if isinstance(amount, np.integer):
+        return int(amount)
+    return float(amount) if isinstance(amount, np.floating) else amount
 
 
 def units_of(amount: Any, size: int) -> int:
@@ -229,7 +241,7 @@ def removable(axis: Axis, limits: Limits, scores: Tensor) -> list[int]:
     protected = set(limits.protected_units(axis))
     free = [u for u in scores.argsort(stable=True).tolist() if u not in protected]
     stay = max(1, limits.min_size or 1) - len(protected)
-    return free[: len(free) - stay] if stay > 0 else free
+    return free[: max(0, len(free) - stay)] if stay > 0 else free
 
 
 def _fitted(axis: Axis, num: int, limits: Limits, scores: Tensor) -> list[int]:

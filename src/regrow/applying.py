@@ -43,7 +43,7 @@ def apply(
     Args:
         maps: For each axis, the old unit (or FRESH) that each new unit comes from.
         values: For each axis, what fresh units are filled with (see :class:`regrow.method.Grower`).
-        changed: New values of tensors by name, in their shapes before the edit.
+        changed: New values of tensors by name, in their shapes before the edit; in whatever memory layout.
         paces: For each axis, how new units learn at an entry, where that isn't as fast as the others.
         copies: For each axis, the old units that its first fresh ones are copies of.
         optimizer: Its state follows; gradients follow always.
@@ -59,6 +59,7 @@ def apply(
         if isinstance(place.places[0], Entry):
             by_tensor.setdefault(name, {})[dim] = place
     changed = {} if changed is None else changed
+    changed = {name: torch.empty_like(structure.tensor(name)).copy_(value) for name, value in changed.items()}
     by_tensor |= {name: {} for name in changed if name not in by_tensor}
     tensors = {name: structure.tensor(name) for name in by_tensor}
     edited = filled({**tensors, **changed}, by_tensor, maps, values, copies or {})
@@ -67,6 +68,8 @@ def apply(
     masks = kept_masks(structure.model)
     unable = {} if optimizer is None else resets(optimizer, set(tensors.values()))
     edit = _describe(structure, maps, edited, optimizer, action, method)
+    if optimizer is not None:
+        warn_of_reset(optimizer, unable.values())  # before anything is written: a warning may be an error
     with Transaction() as writes:
         for name, tensor in tensors.items():
             edit._past[name] = _carry(
@@ -89,8 +92,6 @@ def apply(
         writes.run()
         edit._bookkeeping = writes.done[kept:]
     structure.edits.append(edit._token)
-    if optimizer is not None:
-        warn_of_reset(optimizer, unable.values())
     return edit
 
 
@@ -130,7 +131,7 @@ class _Mapped:
         check_sizes(name, tensor, {dim: len(place.take) for dim, place in self.maps.items()})
 
     def follower_before(self, follower: Follower) -> Tensor:
-        return unmapped(follower.tensor, self.maps, self.left.get(follower.key))
+        return unmapped(follower.tensor, follower.moving(self.maps), self.left.get(follower.key))
 
     def before(self, tensor: Tensor) -> Tensor:
         now = tensor.detach()
@@ -179,9 +180,10 @@ def _carry(
     for follower in following:
         if loses:
             left[follower.key] = follower.tensor
-        moved = mapped(follower.tensor, maps, fill=follower.fresh)
+        followed = follower.moving(maps)
+        moved = mapped(follower.tensor, followed, fill=follower.fresh)
         if follower.divides:
-            fill_with_means(moved, maps)
+            fill_with_means(moved, followed)
         if follower.key == "grad":
             grad = moved
         else:

@@ -25,6 +25,9 @@ DIVISORS = frozenset(
 )
 
 
+#: Adafactor's means over the last dimension and over the one before: of size 1 there, whatever size that has.
+MEANS = {"row_var": -1, "col_var": -2}
+
 MASK = "mask"
 
 #: Where the mask of each masked parameter is: in which store, under what.
@@ -44,6 +47,11 @@ class Follower:
     def divides(self) -> bool:
         """Whether it measures past gradients, so that zero isn't what a new entry begins with."""
         return self.key in DIVISORS
+
+    def moving(self, maps: Mapping[int, Any]) -> dict[int, Any]:
+        """Of the maps of the parameter's dimensions those that it follows."""
+        over = self.tensor.ndim + MEANS[self.key] if self.key in MEANS else None
+        return {dim: place for dim, place in maps.items() if dim != over}
 
     @property
     def fresh(self) -> float | bool:
@@ -123,6 +131,27 @@ def check_holds(optimizer: Optimizer, tensors: Iterable[Tensor]) -> None:
             f"this {type(optimizer).__name__} holds none of the parameters that change shape; "
             "pass the optimizer that trains them."
         )
+
+
+#: What optimizers keep for each number of a parameter, beside :data:`DIVISORS`.
+_MIRRORS = (DIVISORS - {"row_var", "col_var"}) | {"exp_avg", "momentum_buffer", "grad_avg", "prev", "ax", "mu_product"}
+
+
+def check_state(optimizer: Optimizer) -> None:
+    """Whether the state has the shapes of what it is of; ``load_state_dict`` takes any.
+
+    Raises:
+        ValueError: It is of other shapes.
+    """
+    for parameter, state in optimizer.state.items():
+        for key in state.keys() & _MIRRORS:
+            value = state[key]
+            if isinstance(value, Tensor) and value.ndim and not _mirrors(value, parameter):
+                raise ValueError(
+                    f"the {type(optimizer).__name__} holds state ({key}) of shape {tuple(value.shape)} for a parameter "
+                    f"of shape {tuple(parameter.shape)}: it was saved with a model of other sizes; load that model "
+                    "first, as regrow.Checkpoint does."
+                )
 
 
 def _state_of(parameter: Tensor, optimizer: Optimizer | None) -> dict[str, Any]:

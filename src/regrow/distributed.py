@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from .agreement import averaged_number, together
+from .errors import NotPermissible
 from .sharding import is_sharded, shard_, sharding_group, unshard_
 
 
@@ -31,8 +32,24 @@ def wrapper_of(model: nn.Module) -> DistributedDataParallel | None:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return None
-    around = (found for found in gc.get_objects() if isinstance(found, DistributedDataParallel))
+    # isinstance would ask each object for its class, and some of torch's warn then.
+    around = (found for found in gc.get_objects() if issubclass(type(found), DistributedDataParallel))
     return next((found for found in around if unwrapped(found) is unwrapped(model)), None)
+
+
+def check_alone(target: Any) -> None:
+    """Whether what is to be edited belongs to a model that no wrapper of several processes has its hands on.
+
+    Raises:
+        NotPermissible: One has: its processes would go on with sums of gradients that aren't each other's.
+    """
+    part = next(iter(target), None) if isinstance(target, (list, tuple)) else target
+    model = getattr(getattr(part, "structure", part), "model", None)
+    if isinstance(model, nn.Module) and wrapper_of(model) is not None:
+        raise NotPermissible(
+            "the model is in a DistributedDataParallel, which goes by the shapes that it had when it was wrapped; give "
+            "the wrapper to a Shaper, or edit the model before it is wrapped."
+        )
 
 
 def _parallel(model: nn.Module) -> DistributedDataParallel | None:
@@ -84,6 +101,11 @@ class Company:
         group = sharding_group(model) if self.sharded else group
         self._group = group if group is not None and dist.get_world_size(group) > 1 else None
 
+    @property
+    def compiled(self) -> bool:
+        """Whether :func:`torch.compile` has its hands on the model."""
+        return _is_compiled(self._given)
+
     @contextlib.contextmanager
     def whole(self) -> Iterator[nn.Module]:
         """Inside, a sharded model and its optimizer's state are plain ones, of which each process has all."""
@@ -110,7 +132,7 @@ class Company:
         """Let wrappers follow an edit; what is compiled for other shapes is forgotten, or torch gives up compiling."""
         if self.wrapper is not None:
             remake_(self.wrapper)
-        if _is_compiled(self._given):
+        if self.compiled:
             torch.compiler.reset()
             self.resets += 1
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from .carry import Follower, followers, kept_masks
+from .carry import Follower, followers, kept_masks, plan_resets, resets, warn_of_reset
 from .errors import NotPermissible
 from .structure import Structure
-from .structure.example import tensors_in
+from .structure.outputs import outputs_of
 from .structure.running import untouched
 from .transaction import Transaction, Write
 
@@ -101,9 +101,16 @@ class Edit:
         self._check_newest("undone")
         for name, past in self._past.items():
             past.check(name, self.structure.tensor(name))
+        edited = {self.structure.tensor(name) for name in self._past}
+        unable = {} if self._optimizer is None else resets(self._optimizer, edited)
+        if self._optimizer is not None:
+            warn_of_reset(self._optimizer, unable.values())
         with Transaction() as writes:
             writes.planned += [write.reversed() for write in reversed(self._bookkeeping)]
             writes.run()
+            if self._optimizer is not None and unable:
+                plan_resets(writes, self._optimizer, unable)
+                writes.run()
             masks = kept_masks(self.structure.model)
             for name, past in self._past.items():
                 tensor = self.structure.tensor(name)
@@ -145,7 +152,7 @@ class Edit:
         buffers = {name: b.clone() for name, b in model.named_buffers()}
         with untouched(model):
             out = functional_call(model, buffers | tensors, args, kwargs)
-        return tensors_in(out)
+        return outputs_of(model, out)
 
     def _check_newest(self, what: str) -> None:
         edits = self.structure.edits

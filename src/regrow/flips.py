@@ -135,6 +135,8 @@ def apply_flips(
         check_holds(optimizer, tensors.values())
     unable = {} if optimizer is None else resets(optimizer, set(tensors.values()))
     edit = _describe(structure, flips, optimizer, action, method)
+    if optimizer is not None:
+        warn_of_reset(optimizer, unable.values())  # before anything is written: a warning may be an error
     kept, masks = kept_masks(structure.model), list[Write]()
     with Transaction() as writes:
         for weights, flip in flips.items():
@@ -153,7 +155,6 @@ def apply_flips(
     structure.edits.append(edit._token)
     if optimizer is not None:
         hold_masks(structure.model, optimizer)
-        warn_of_reset(optimizer, unable.values())
     return edit
 
 

@@ -68,7 +68,8 @@ class Grower(Method, Protocol):
     seen, memory)``, which decides how many units each axis gains where the user's amount leaves that open, or that none
     does now; in ``memory`` it may note plain values for the next time that its action is due in a plan. It may
     have ``schedule()``, a :class:`Suggestion` that is a plan by itself. Running statistics follow what its units change
-    where ``recalibrates`` is true; where ``leaves_out`` is true, axes that it can't look at are passed over.
+    where ``recalibrates`` is true; where ``leaves_out`` is true, axes that it can't look at are passed over; where
+    ``weighs_loss`` is true, the loss's value matters to it, and not only its gradients.
     """
 
     def fresh(self, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Fresh | Grown:
@@ -98,9 +99,9 @@ class Pruner(Method, Protocol):
 class Penalty(Method, Protocol):
     """A method that adds to the loss while training.
 
-    It may also have ``project(axis)``, which a Shaper calls after each step of the optimizer, ``welcome(axis, new,
-    axes)``, which it calls when another method has grown new units of an axis that is penalised together with others,
-    and ``grace``, for how many steps it then doesn't prune them.
+    It may also have ``project(axis)``, which a Shaper calls after each step of the optimizer, ``welcome(axis, new)``,
+    which it calls when another method has grown new units of an axis, and ``grace``, for how many steps it then doesn't
+    prune them. A method that acts ``jointly`` is given all axes that it acts on as well: ``welcome(axis, new, axes)``.
     """
 
     def penalty(self, axis: Axis) -> Tensor:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .amounts import Amount, Target
+from .amounts import Amount, Target, plain
 from .arguments import check_arguments
 from .depth_operations import LayerTarget, grow_depth, is_depth, prune_depth
+from .distributed import check_alone
+from .draws import draws_if_done
 from .edit import Edit
 from .growing.deepen import Deepen
 from .growing.random import Random
@@ -28,6 +30,7 @@ from .unit_operations import grow_units, prune_units
 from .weight_operations import WeightTarget, grow_weights, is_weights, looks, prune_weights
 
 
+@draws_if_done
 def grow_(
     target: Target | WeightTarget | LayerTarget,
     amount: Amount | WeightAmount,
@@ -68,7 +71,8 @@ def grow_(
         parallel: For layers and cells, whether what comes runs beside them, ``f(x) + g(x)``, instead of behind.
 
     Raises:
-        NotPermissible: An axis can't grow, or all are at their largest size.
+        NotPermissible: An axis can't grow, or all are at their largest size; or the model is in a live wrapper of
+            several processes, whose edits a :class:`regrow.Shaper` makes.
         TypeError, ValueError: An argument is not what it should be. Nothing has been changed then.
 
     >>> import torch, regrow as rg
@@ -83,12 +87,15 @@ def grow_(
       (2): Linear(in_features=12, out_features=2, bias=True)
     )
     """
+    amount = plain(amount)
     if lr_factor != 1 and (is_depth(target) or is_weights(target)):
         raise ValueError("lr_factor is for new units, not for single weights, layers or cells.")
     if not isinstance(parallel, bool):
         raise TypeError(f"parallel is True or False, not {parallel!r}.")
     if parallel and not is_depth(target):
         raise ValueError("parallel is for layers and cells: their new ones run behind them or beside them.")
+    if not is_weights(target):  # masks change no shapes
+        check_alone(target)
     if is_depth(target):
         method = Deepen() if method is None else method
         _check(method, "followers", "grow", optimizer, generator, loss, batches)
@@ -105,6 +112,7 @@ def grow_(
     return grow_units(target, amount, method, optimizer, generator, loss, batches, limits, lr_factor)
 
 
+@draws_if_done
 def prune_(
     target: Target | WeightTarget | LayerTarget,
     amount: Amount | WeightAmount | Sequence[int] | Tensor,
@@ -145,11 +153,14 @@ def prune_(
             linear layers behind linear ones.
 
     Raises:
-        NotPermissible: An axis can't be pruned, or not that far.
+        NotPermissible: An axis can't be pruned, or not that far; or as for :func:`grow_`.
         TypeError, ValueError: An argument is not what it should be. Nothing has been changed then.
     """
+    amount = plain(amount)
     if fold and not is_depth(target):
         raise ValueError("fold is for layers: what feeds one that leaves does what both did.")
+    if not is_weights(target):  # masks change no shapes
+        check_alone(target)
     if is_depth(target):
         method = Taylor() if method is None else method
         _check(method, "score_layers", "prune", optimizer, generator, loss, batches)
@@ -166,6 +177,7 @@ def prune_(
     return prune_units(target, amount, method, optimizer, generator, loss, batches, limits)
 
 
+@draws_if_done
 def adapt_(
     target: Target,
     method: Any = None,
@@ -190,6 +202,7 @@ def adapt_(
         NotPermissible: Of no axis it is known what its units are worth, or nothing is to be changed.
         TypeError, ValueError: An argument is not what it should be. Nothing has been changed then.
     """
+    check_alone(target)
     method = Homeostasis() if method is None else method
     _check(method, "exchange", "adapt", optimizer, generator, loss, batches)
     limits = Limits(1, min_size, max_size, protect)  # type: ignore[arg-type]

@@ -66,6 +66,8 @@ class Performer:
     ) -> None:
         self.optimizer, self.generator, self.targets = optimizer, generator, targets
         self.progress, self.ages, self.held = progress, ages, HeldGradients()
+        self.heard: Closure = None  # the loss of the step itself, and whether it has the loss's value
+        self.knows_value = False
 
     def perform(self, action: Action, closure: Closure, step: int) -> Edit | None:
         """Do an action that is due at a step; None if there is nothing to do.
@@ -74,6 +76,8 @@ class Performer:
             NotPermissible: It can't be done, and nothing of it has been done.
         """
         check_arguments(self.optimizer, self.generator, closure, action.batches)
+        if closure is None and looks_at_loss(action) and (self.knows_value or not weighs_loss(action)):
+            closure = self.heard
         try:
             if action.kind == "weight":
                 return self._on_weights(action, closure, step)
@@ -133,6 +137,21 @@ _ON_WEIGHTS: dict[type[Action], Callable[..., Edit]] = {
     Prune: prune_weights,
     Rewire: rewire_weights,
 }
+
+
+def weighs_loss(action: Action) -> bool:
+    """Whether an action looks at the value of the loss as well."""
+    return bool(getattr(action.method, "weighs_loss", False))
+
+
+def looks_at_loss(action: Action) -> bool:
+    """Whether an action on units or layers looks at gradients of the loss, and doesn't compare losses."""
+    method = action.method
+    if action.kind == "weight":
+        return False
+    if action.kind in WHOLE:
+        return getattr(method, "skips", "") == "first order"
+    return bool(getattr(method, "needs", {})) or "score" in getattr(method, "sees_gradients", ())
 
 
 def sees_gradients(action: Action) -> bool:

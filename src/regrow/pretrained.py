@@ -187,9 +187,11 @@ def _said(model: Any, wrong: _Differences, changes: Mapping[str, int]) -> str:
     sizes = {size for _, built in wrong.values() for size in built or ()}
     for name, value in sorted(_candidates(model.config, changes, wrong), key=lambda found: held[found[0]] not in sizes):
         wanted.setdefault(name, set()).add(value)
-    for name, values in list(wanted.items())[:1]:
+    alike: dict[str, list[str]] = {}
+    for name, values in wanted.items():
         listed = " or ".join(map(str, sorted(values)))
-        lines.append(f"{name} would have to be {listed} for some and {held[name]} for others")
+        alike.setdefault(f"would have to be {listed} for some and {held[name]} for others", []).append(name)
+    lines += [f"{' or '.join(names)} {what}" for what, names in list(alike.items())[:1]]
     return "; ".join(lines)
 
 

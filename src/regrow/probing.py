@@ -15,7 +15,8 @@ from .evidence import looking
 from .observing import Seen, observed
 from .starts import TOLERANCE, relative_distance
 from .structure import Structure
-from .structure.example import named_tensors, tensors_in
+from .structure.example import named_tensors
+from .structure.outputs import outputs_of
 
 
 class Probe:
@@ -38,7 +39,7 @@ class Probe:
     def outputs(self) -> list[Tensor]:
         """What the model puts out in eval mode, as far as these are numbers with fractions."""
         with self._running(), torch.no_grad():
-            return [t for t in tensors_in(self._run()) if t.is_floating_point()]
+            return [t for t in outputs_of(self.model, self._run()) if t.is_floating_point()]
 
     def seen(self, module: nn.Module) -> Seen:
         """What a module is given and returns."""
@@ -52,7 +53,7 @@ class Probe:
         """
         learned = [p for p in self.model.parameters() if p.requires_grad]
         with self._running():
-            outputs = [t for t in tensors_in(self._run()) if t.requires_grad]
+            outputs = [t for t in outputs_of(self.model, self._run()) if t.requires_grad]
             if outputs and learned:
                 torch.autograd.grad([t.sum() for t in outputs], learned, allow_unused=True)
 

@@ -17,6 +17,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from .shapes import SHAPE_FILE, checked_shape, make_shape, plan_reshape, put_masks, shape_of
+from .structure.accepted import uncompiled
 from .structure.example import named_tensors
 from .transaction import Transaction
 
@@ -35,6 +36,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"save takes a torch.nn.Module, not {type(model).__name__}.")
+    model = uncompiled(model)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().contiguous().cpu() for name, t in named_tensors(model).items()}

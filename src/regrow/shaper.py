@@ -13,14 +13,16 @@ from torch.optim.swa_utils import AveragedModel
 
 from .actions import Action
 from .agreement import agreed
+from .carry import check_state
 from .distributed import Company
 from .edit import Edit
 from .masks import hold_masks, masked, watch
 from .measure import parameters
 from .method import Method
 from .mirrors import check_mirrors, follow_
+from .overhearing import Ear
 from .pace import attach, has_paces
-from .performing import Performer, sees_gradients
+from .performing import Performer, looks_at_loss, sees_gradients
 from .plan import Plan, Until, When, as_plan
 from .progress import Ages, Progress, numbers
 from .structure import Axis, Structure, analyze
@@ -62,8 +64,9 @@ class Shaper:
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: The model doesn't run on the example, a copy has other shapes, or an action of the plan matches no
-            axis; in a model whose layers have changed already that is said at the first step, unless a run goes on.
+        ValueError: The model doesn't run on the example, a copy or the optimizer's state has other shapes, or an action
+            of the plan matches no axis; in a model whose layers have changed already that is said at the first step,
+            unless a run goes on.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Shaper:
         plan = as_plan(plan)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator is a torch.Generator, not {generator!r}.")
+        check_state(optimizer)
         self._company = Company(model, optimizer, shard, wrapper)
         self.model, self.optimizer, self.plan = self._company.model, optimizer, plan
         training = [a for a, _ in plan.entries() if any(hasattr(a.method, part) for part in _parts_of(a))]
@@ -109,6 +113,14 @@ class Shaper:
         if any(masked(self.model)) or any(action.kind == "weight" for action, _ in plan.entries()):
             hold_masks(self.model, optimizer)
             watch(optimizer, self._watch)
+        self._ear = Ear(self.model)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Hear the loss of the coming step, where something looks at it then."""
+        coming = self.plan.due(self.steps + 1, self._progress.possibly(self.plan))
+        if any(looks_at_loss(action) for action in coming) and not self._company.compiled:
+            self._ear.listen()
 
     def _watch(self) -> None:
         """Keep gradients, before masks hide some, of weights that the coming call of :meth:`step` will look at."""
@@ -177,11 +189,16 @@ class Shaper:
     def step(self, closure: Callable[[], Tensor] | None = None, **reported: float | Tensor) -> list[Edit]:
         """Count a training step and do what the plan has due there; call it after the optimizer's step.
 
+        Methods that look at the loss look at that of the step itself, by what the model was given since the last call
+        and the gradients that came back to its outputs. A closure returns it where that isn't enough: for more batches,
+        where the model is compiled or isn't called as a whole, under a gradient scaler, and for methods that compare
+        losses. To methods that weigh the loss (Firefly, SENN) it is enough with ``loss=``.
+
         What looks at gradients of single weights looks at those of the step itself. If the optimizer took none, as when
         a gradient scaler skips it, or an edit of the same step changed their shapes, that waits for the next one.
 
         Args:
-            closure: Returns the loss, for methods that look at it, as in ``optimizer.step(closure)``.
+            closure: Returns the loss, as in ``optimizer.step(closure)``.
             reported: Numbers that conditions of the plan look at, as ``loss=loss``.
 
         Returns:
@@ -199,6 +216,8 @@ class Shaper:
         self.steps += 1
         due = self._due_at(self.steps, self._holding(reported))
         self._progress.late = []
+        value = numbers({"loss": reported["loss"]})["loss"] if "loss" in reported else None
+        self._performer.heard, self._performer.knows_value = self._ear.taken(value), value is not None
         edits: list[Edit] = []
         try:
             with self._company.deciding() if due else nullcontext():
@@ -207,6 +226,8 @@ class Shaper:
             if edits:
                 self._company.follow()
             self._performer.held.clear()
+            self._performer.heard = None
+            self._listen()
         return edits
 
     def _edit(self, due: Sequence[Action], closure: Callable[[], Tensor] | None, edits: list[Edit]) -> None:
@@ -244,7 +265,7 @@ class Shaper:
             self._ages.follow(axis, sizes, new, edit.units("removed")[name], self.steps)
             for method, axes in self._active("welcome") if new else ():
                 if axis in axes:
-                    method.welcome(axis, new, axes)
+                    method.welcome(axis, new, *([axes] if getattr(method, "jointly", False) else []))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed Shaper needs beside the model and the plan: the step, the random state, and units' ages."""
@@ -273,6 +294,7 @@ class Shaper:
         self.steps = steps
         self._progress.load_state_dict(state["progress"])
         self._ages.load_state_dict(self.structure.axes, state["births"])
+        self._listen()
 
 
 _STATE = {"steps", "generator", "births", "progress"}

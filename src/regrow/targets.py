@@ -70,7 +70,10 @@ class Targets:
             kinds, verdicts = _ABLE[type(action)]
             of_kind = self._structure.select(kind=action.kind)
             known = tuple(
-                a for a in of_kind if (action.kind or a.kind in kinds) and any(getattr(a, able) for able in verdicts)
+                a
+                for a in of_kind
+                if (action.kind or a.kind in kinds or a.name == action.where)
+                and any(getattr(a, able) for able in verdicts)
             )
             found = [axis for axis in self._structure.select(action.where) if axis in known]
             kind = f"{' or '.join(verdicts)} {action.kind or ' or '.join(kinds)} axis"

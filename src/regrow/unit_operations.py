@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from .carry import Masks, kept_masks
 from .edit import Edit
 from .errors import NothingToDo, NotPermissible
 from .evidence import gather
-from .evidence.gradients import gradients
+from .evidence.gradients import gradients, learning
 from .evidence.twice import remembered
 from .filling import halved
 from .growing.recalibration import recalibrated
@@ -107,7 +107,10 @@ def prune_units(
         seen = seen_of(method, axes, loss, batches, generator)
         axes = [axis for axis in axes if axis in seen]
         with torch.no_grad():
-            scores = {axis: averaged(_scores(method, axis, seen[axis])) for axis in axes}
+            scores = {}
+            for axis in axes:
+                with _looking_at_values(method, axis):
+                    scores[axis] = averaged(_scores(method, axis, seen[axis]))
         removed, name = to_prune(axes, amount, limits, scores), method.name
     if not removed:
         raise NothingToDo("nothing to prune: every axis is at its smallest size or protected.")
@@ -173,11 +176,15 @@ def seen_of(
     if not (needs or looked) or not axes:
         return {axis: {} for axis in axes}
     if loss is None:
-        raise ValueError(f"{method.name} looks at the loss: pass loss=, a callable that returns it.")
+        raise ValueError(
+            f"{method.name} looks at the loss: pass loss=, a callable that returns it (to a Shaper, step(closure))."
+        )
     if not looked:
         return gather(axes, needs, loss, batches, generator, getattr(method, "leaves_out", False))
-    tensors = dict.fromkeys(e.tensor for axis in axes for e in axis.entries if e.tensor.requires_grad)
-    found = gradients(axes[0].structure.model, list(tensors), loss, batches)
+    moving = ("in", "out", "tied")
+    tensors = [e.tensor for axis in axes for e in axis.with_role(*moving) if e.tensor.is_floating_point()]
+    with learning(dict.fromkeys(tensors)):
+        found = gradients(axes[0].structure.model, list(dict.fromkeys(tensors)), loss, batches)
     return {axis: {"gradients": found} for axis in axes}
 
 
@@ -191,7 +198,8 @@ def grown_by(
 
 def _grown(method: Any, axis: Axis, num: int, seen: Mapping[str, Any], generator: torch.Generator) -> Grown:
     """A method's values for new units; their shapes are checked where they are written."""
-    grown = method.fresh(axis, num, seen, generator)
+    with _looking_at_values(method, axis):
+        grown = method.fresh(axis, num, seen, generator)
     grown = grown if isinstance(grown, Grown) else Grown(grown)
     for given in (grown.fresh, grown.old):
         if not isinstance(given, dict) or not all(isinstance(v, Tensor) for v in given.values()):
@@ -199,6 +207,20 @@ def _grown(method: Any, axis: Axis, num: int, seen: Mapping[str, Any], generator
         if not set(given) <= set(axis.entries):
             raise ValueError(f"{method.name}.fresh gave values for entries that {axis.name} doesn't have.")
     return grown
+
+
+@contextmanager
+def _looking_at_values(method: Any, axis: Axis) -> Iterator[None]:
+    """Inside, a method may look at weights; where there are none, that is said."""
+    try:
+        yield
+    except (NotImplementedError, RuntimeError) as error:
+        if not any(entry.tensor.is_meta for entry in axis.entries):
+            raise
+        raise NotPermissible(
+            f"{method.name} looks at weights, and those of {axis.name} are on the meta device, without values; load "
+            "them first, or name the units to prune."
+        ) from error
 
 
 def _check_copies(grown: Mapping[Axis, Grown]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,19 @@ from torch import Tensor, nn
 from ..agreement import averaged
 from ..errors import NotPermissible
 from . import computed, looking
+
+
+@contextlib.contextmanager
+def learning(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, all of these have gradients, frozen ones too: what a unit is worth doesn't depend on what learns."""
+    frozen = [tensor for tensor in tensors if not tensor.requires_grad]
+    for tensor in frozen:
+        tensor.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for tensor in frozen:
+            tensor.requires_grad_(False)
 
 
 def gradients(

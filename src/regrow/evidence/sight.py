@@ -91,8 +91,8 @@ def calls_reading(passage: Passage, weights: set[int]) -> dict[int, Step]:
 
 def _unseen(axis: Axis, why: str) -> NotPermissible:
     return NotPermissible(
-        f"what units of {axis.name} send can't be looked at: {why}; leave that axis out (protect=), or grow it by "
-        "Random."
+        f"what units of {axis.name} send can't be looked at: {why}; leave that axis out (protect=), or take a "
+        "method that doesn't look at it, such as Random, which grows, or L1, which prunes."
     )
 
 

@@ -54,6 +54,7 @@ class Firefly:
     """
 
     name: ClassVar[str] = "firefly"
+    weighs_loss: ClassVar[bool] = True
     breaks: ClassVar[Mapping[str, str]] = {
         "keeps_the_function": "what it adds lowers the loss at once",
         "grows_and_prunes_to_the_identity": "a split changes the old unit too",

@@ -73,6 +73,7 @@ class SENN:
     """
 
     name: ClassVar[str] = "senn"
+    weighs_loss: ClassVar[bool] = True
     leaves_out: ClassVar[bool] = True
     threshold: float | None = 1.02
     least: float = 0.01

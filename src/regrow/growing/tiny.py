@@ -79,6 +79,11 @@ class TINY:
         return {"keeps_the_function": "what it adds lowers the loss at once"} if self.form == "paper" else {}
 
     @property
+    def weighs_loss(self) -> bool:
+        """Whether what it adds is measured by the loss's value."""
+        return self.form == "paper"
+
+    @property
     def needs(self) -> Needs:
         """The bottleneck of each axis."""
         return {"bottleneck": lambda axis, _: Bottleneck(axis, self.damping)}

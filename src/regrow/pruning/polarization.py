@@ -76,16 +76,16 @@ class Polarization:
                 entry.tensor.index_copy_(entry.dim, own, entry.tensor.index_select(entry.dim, own).clamp(0, 1))
 
     @torch.no_grad()
-    def welcome(self, axis: Axis, new: Sequence[int], axes: Sequence[Axis]) -> None:
+    def welcome(self, axis: Axis, new: Sequence[int], axes: Sequence[Axis] = ()) -> None:
         """Give new units the mean scale of all others.
 
         Args:
             axis: That they belong to.
             new: Their indices.
-            axes: All axes that are pruned together.
+            axes: All axes that are pruned together; by default this one alone.
         """
         rows = []
-        for other in axes:
+        for other in axes or [axis]:
             stay = torch.ones(other.size, dtype=torch.bool)
             stay[list(new) if other is axis else []] = False
             rows += [rows_of(e, e.tensor, other.size)[stay.to(e.tensor.device)].flatten() for e in _scales(other)]

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..patterns import means
-from .accepted import NoOutput, check_example, check_model, check_opened, check_outputs, explained
+from .accepted import NoOutput, check_example, check_model, check_opened, check_outputs, explained, uncompiled
 from .assemble import Frozen, Reasons, assemble, without_immovable
 from .axis import KINDS, TAGS, Axis, Count, Entry, Verdict
 from .boundary import Boundary
 from .depth import Cell, Layer, find_depth
-from .example import Example, named_tensors, part_of, tensors_in
+from .example import Example, named_tensors, tensors_in
 from .journal import Journal
 from .labels import Source
+from .outputs import outputs_of, part_of
 from .prove import Proof
 from .relations import Relations
 from .rules import rule_of
@@ -225,7 +226,7 @@ def analyze(
     gradients, hooks and random states.
 
     Args:
-        model: Any module.
+        model: Any module; of a compiled one it is the one that was compiled.
         x: Its input, or a tuple of positional inputs; the batch should hold at least two examples.
         args, kwargs: The inputs of a model that takes more, in place of ``x``.
         grow_outputs: Whether what the user meets may grow as well: classes, a vocabulary (also of an embedding that
@@ -244,6 +245,7 @@ def analyze(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"analyze takes a torch.nn.Module, not {type(model).__name__}.")
+    model = uncompiled(model)
     if x is not None and args is not None:
         raise TypeError("analyze takes x or args, not both.")
     if x is None and args is None and not kwargs:
@@ -293,7 +295,7 @@ class _Analysis:
             returned = run(self.trace, self.insides, example.args, example.kwargs, tensors)
             self.trace.reads.forget_unread(tensors_in(returned), tensors.values())
             parts = part_of(returned)
-            shapes.extend(self._put_out(out, parts.get(id(out), "")) for out in tensors_in(returned))
+            shapes.extend(self._put_out(out, parts.get(id(out), "")) for out in outputs_of(model, returned))
         check_outputs([*self.journals[False][1], *self.journals[True][1]], returned)
         self.trace.relations.join_parts()
         self.trace.relations.join_integers()

@@ -30,6 +30,13 @@ class NoOutput(ValueError):
     """A model returned no tensor."""
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The model that was given to :func:`torch.compile`, whose parameters these are, or itself."""
+    while isinstance(inner := vars(model).get("_modules", {}).get("_orig_mod"), nn.Module):
+        model = inner
+    return model
+
+
 def check_model(model: nn.Module) -> None:
     """Refuse what can't be analysed or edited.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -227,7 +228,9 @@ class Axis:
     def producers(self) -> tuple[str, ...]:
         """Names of the modules and tensors that this axis can be asked for by, the naming one first."""
         tensors = [name for e in self.with_role("out", "tied") for name in dict.fromkeys((read_as(e.name), e.name))]
-        return tuple(dict.fromkeys(n for tensor in tensors for n in (holder(tensor), tensor) if n))
+        modules = {holder(tensor) for tensor in tensors}
+        shifts = [e.name for e in self.with_role("shift") if holder(read_as(e.name)) in modules]
+        return tuple(dict.fromkeys(n for tensor in [*tensors, *shifts] for n in (holder(tensor), tensor) if n))
 
     def check_units(self, units: Iterable[int]) -> list[int]:
         """``units`` as a sorted list of distinct indices of this axis.
@@ -236,7 +239,8 @@ class Axis:
             TypeError: An index is not an integer.
             ValueError: An index is out of range or given twice.
         """
-        given = units.tolist() if isinstance(units, Tensor) else list(units)
+        given = units.tolist() if isinstance(units, (Tensor, np.ndarray)) else list(units)
+        given = [int(unit) if isinstance(unit, np.integer) else unit for unit in given]
         for unit in given:
             if isinstance(unit, bool) or not isinstance(unit, int):
                 raise TypeError(f"units of {self.name} are integers from 0 to {self.size - 1}, not {unit!r}.")

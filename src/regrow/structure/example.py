@@ -78,21 +78,14 @@ def tensors_in(value: Any) -> list[Tensor]:
     return found
 
 
-def part_of(returned: Any) -> dict[int, str]:
-    """By the id of each tensor in what a model returned, which part it is of, where there are several by name."""
-    if not isinstance(returned, Mapping) or len(returned) < 2:
-        return {}
-    return {id(tensor): f" {name!r}" for name, value in returned.items() for tensor in tensors_in(value)}
-
-
 def _held_by(value: Any) -> list[Any]:
     """What an object holds: the items of containers that torch doesn't know, and attributes."""
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, _CONTAINERS) else ()
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, CONTAINERS) else ()
     slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
     return [*items, *getattr(value, "__dict__", {}).values(), *(getattr(value, name) for name in slots)]
 
 
-_CONTAINERS = (list, tuple, set, frozenset, deque)
+CONTAINERS = (list, tuple, set, frozenset, deque)
 
 
 def _slots(kind: type) -> Sequence[str]:

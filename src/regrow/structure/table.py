@@ -14,7 +14,8 @@ from .axis import Axis, Entry, holder, read_as
 if TYPE_CHECKING:
     from . import Structure
 
-WIDTH = 110
+#: Of the table in characters, unless names are longer; and of what is remarked, which wraps.
+WIDTH, REMARKS = 110, 26
 
 
 def table(structure: Structure) -> str:
@@ -26,8 +27,9 @@ def table(structure: Structure) -> str:
     frozen = Table("frozen because it", "dimensions", box=box.SIMPLE)
     for reason, names in _frozen(structure).items():
         frozen.add_row(reason, _some(names))
+    frozen.columns[1].overflow = "fold"
     out = io.StringIO()
-    console = Console(file=out, width=WIDTH)
+    console = Console(file=out, width=_fitted(axes, roomy=3))
     console.print(axes, frozen, sep="")
     leaving = sum(bool(layer.prunable) for layer in structure.layers)
     console.print(f"layers: {len(structure.layers)}, of which {leaving} may leave")
@@ -36,6 +38,22 @@ def table(structure: Structure) -> str:
         calls = ", ".join(f"{name} ({times}×)" for name, times in structure.unknown.items())
         console.print(f"No rule for: {calls}")
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+
+
+def _fitted(columns: Table, roomy: int) -> int:
+    """The width of a table in which no name is cut off, as names are there to be looked up.
+
+    The roomy column has what the others leave of the usual width.
+    """
+    cells = [[str(cell) for cell in (column.header, *column.cells)] for column in columns.columns]
+    words = [max(len(word) for cell in column for word in cell.split()) for column in cells]
+    whole = [max(map(len, column)) for column in cells]
+    widths = [max(word, min(most, REMARKS)) for word, most in zip(words, whole, strict=True)]
+    left = WIDTH - 1 - sum(width + 3 for width in widths) + widths[roomy]
+    widths[roomy] = max(words[roomy], min(whole[roomy], left))
+    for column, width in zip(columns.columns, widths, strict=True):
+        column.width = width
+    return max(WIDTH, 1 + sum(width + 3 for width in widths))
 
 
 def _together(axis: Axis) -> str:

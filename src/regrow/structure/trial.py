@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from .axis import Axis, Count
 from .boundary import name_of_input, with_inputs
 from .declared import outdated_sizes
-from .example import Example, named_tensors, tensors_in, tensors_in_order
+from .example import Example, named_tensors, tensors_in_order
 from .inherited import Disagreement, Fingerprints, Inherited, codes, inherited
 from .journal import Comparison, Journal, Misfit, Reached, Record
 from .maps import FRESH, PlaceMap, plan
+from .outputs import outputs_of
 from .rules import rule_of
 from .running import Insides
 from .trace import Trace, run
@@ -98,7 +99,7 @@ class Trials:
                 if isinstance(error, Disagreement):
                     return Outcome(why, comparison.position, where, clear=isinstance(error, Misfit))
                 return Outcome(f"the model's code fails then: {why}", comparison.position, where, raised=True)
-        if not _as_before(shapes, [tuple(t.shape) for t in tensors_in(out)]):
+        if not _as_before(shapes, [tuple(t.shape) for t in outputs_of(self.model, out)]):
             return Outcome("the shape of the model's output would follow it", comparison.position)
         return Outcome("", comparison.position, (), comparison.numbers)
 

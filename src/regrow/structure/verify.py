@@ -26,9 +26,10 @@ from torch.utils import _pytree as pytree
 from .axis import Axis
 from .boundary import with_inputs
 from .declared import outdated_sizes
-from .example import named_tensors, tensors_in
+from .example import named_tensors
 from .maps import FRESH, PlaceMap, fresh_summed, plan
 from .meta import storage_key
+from .outputs import outputs_of
 from .running import Insides, plain_kernels, untouched
 from .trial import Maps, counted
 
@@ -260,7 +261,7 @@ class _Numbers:
                     setattr(module, attribute, size)
             model.train().eval()  # what a module has kept from earlier passes in eval mode goes
             args, kwargs = copy.deepcopy(with_inputs(_cast((self.args, self.kwargs), dtype), planned))
-            return [t.detach() for t in tensors_in(model(*args, **kwargs)) if t.is_floating_point()]
+            return [t.detach() for t in outputs_of(model, model(*args, **kwargs)) if t.is_floating_point()]
 
 
 def _shaken(tensor: Tensor, role: str, random: torch.Generator) -> Tensor:

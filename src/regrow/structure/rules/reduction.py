@@ -19,7 +19,7 @@ _NEUTRAL = {"sum", "nansum", "linalg_vector_norm", "norm"}
 
 @rules_for(
     "sum nansum mean amax amin aminmax var std var_mean std_mean any all prod norm linalg_vector_norm logsumexp",
-    "max min argmax argmin median count_nonzero",
+    "max min argmax argmin median count_nonzero _is_all_true _is_any_true",
 )
 def reduction(trace: Trace, call: Call) -> None:
     """Labels of the reduced dimensions are dropped, the others pass."""
