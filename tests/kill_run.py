@@ -7,6 +7,7 @@ itself, since threads don't survive a fork.
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import os
@@ -254,6 +255,8 @@ def warm_up() -> None:
     model = build()
     optimizer = torch.optim.Adam(model.parameters())
     rg.Shaper(model, optimizer, PLAN, example=batch(0)[0])
+    gc.collect()
+    gc.freeze()  # else each child looks through all of these again, at some moment at which most kills would then fall
 
 
 def main(folder: Path, seed: int, kills: int) -> None:

@@ -32,7 +32,7 @@ class NoOutput(ValueError):
 
 def uncompiled(model: nn.Module) -> nn.Module:
     """The model that was given to :func:`torch.compile`, whose parameters these are, or itself."""
-    while isinstance(inner := vars(model).get("_modules", {}).get("_orig_mod"), nn.Module):
+    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
         model = inner
     return model
 
