@@ -74,7 +74,9 @@ def _jumps() -> tuple[str, bool]:
     safe_rows = [row for row in every if row.arm not in NAIVE_GROWERS]
     safe, after = _worst(safe_rows, "jump_eval"), _worst(safe_rows, "next_eval")
     naive = _worst(naive_rows, "jump_eval", "next_eval")
-    measured = f"{safe:+.2%} at an edit, {after:+.1%} a step of the optimizer on; naive growers {naive:+.0%}"
+    measured = (
+        f"{safe:+.2%} at an edit, {after:+.1%} a step of the optimizer on; the worst of the naive growers {naive:+.0%}"
+    )
     return measured, safe <= JUMP
 
 
@@ -86,7 +88,9 @@ def _confirmed(setting: str) -> tuple[str, bool]:
     row = _selected(setting)
     if row is None or row.gain is None:
         return "not confirmed yet", False
-    return f"{row.arm}: {_points(row.gain)}, {_p(row)}, {len(row.seeds)} seeds", row.gain.low > 0
+    return f"{row.arm}: {_points(row.gain)}, {_p(row)}, {len(row.seeds)} seeds", (
+        row.seeds == CONFIRMATION and row.gain.low > 0
+    )
 
 
 def _reached() -> tuple[str, bool]:

@@ -239,10 +239,15 @@ class Runs:
     def phase(self) -> str:
         return PHASES[self.shared[0]]
 
-    def ended(self, child: int, seconds: float | None = None) -> bool:
-        """Whether a child came to its end before it was killed, by this process after so many seconds or by itself."""
+    def ended(self, child: int, seconds: float | None = None, phase: str = "") -> bool:
+        """Whether a child came to its end before it was killed, by this process or by itself.
+
+        This process kills it after so many seconds, and not before it is in a phase, if one is named.
+        """
         if seconds is not None:
             time.sleep(seconds)
+            while phase and self.phase not in (phase, "end"):
+                time.sleep(1e-4)
             os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if code not in (0, -signal.SIGKILL):
@@ -271,7 +276,8 @@ def main(folder: Path, seed: int, kills: int) -> None:
         name = f"random-{number}"
         while not (folder / f"{name}.pt").exists():
             last = len(hit) == kills
-            if not runs.ended(runs.start(name), None if last else found.uniform(0, 0.35 * length)):
+            phase = "" if len(hit) % 10 else "save"  # which is short, and seldom met by the clock
+            if not runs.ended(runs.start(name), None if last else found.uniform(0, 0.35 * length), phase):
                 hit.append(runs.phase)
         number += 1
     points, number = {}, 0

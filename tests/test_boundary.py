@@ -101,6 +101,16 @@ def test_what_a_model_takes_back_may_change(wrapped: bool) -> None:
     assert torch.allclose(own(x, past)["logits"], 2 * own(x)["logits"] - own.head.bias, atol=1e-5)
 
 
+def test_what_is_kept_and_put_out_as_well_is_an_output() -> None:
+    class Telling(Remembering):
+        def forward(self, x: Tensor, memory: Memory | None = None) -> Any:
+            outputs = super().forward(x, memory)
+            return {**outputs, "inside": outputs["memory"].entries[-1]}
+
+    frozen = {(f.name, f.dim): f.reason for f in rg.analyze(Telling(), torch.rand(2, 3, 6, 6)).frozen}
+    assert "first.weight" in {name for name, dim in frozen if dim == 0}
+
+
 def test_an_object_that_no_module_takes_is_an_output() -> None:
     class Policy(Classifier):
         def forward(self, x: Tensor, memory: None = None) -> Any:

@@ -159,6 +159,17 @@ def test_an_edit_that_fails_has_drawn_nothing() -> None:
         assert torch.equal(torch.get_rng_state(), before[1])
 
 
+def test_what_fails_in_a_plan_has_drawn_nothing_either() -> None:
+    model, generator = mlp(), torch.Generator().manual_seed(1)
+    plan = rg.at(1, rg.Grow(Drawing(), 1))
+    shaper = rg.Shaper(model, torch.optim.SGD(model.parameters(), 0.1), plan, example=X, generator=generator)
+    before = generator.get_state(), torch.get_rng_state()
+    with pytest.raises(ValueError):
+        shaper.step()
+    assert torch.equal(generator.get_state(), before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
 def test_a_notice_that_is_an_error_comes_before_anything_is_written() -> None:
     model = mlp()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
@@ -268,4 +279,7 @@ def test_a_compiled_model_is_the_one_that_was_compiled(tmp_path: Path) -> None:
     assert [axis.name for axis in structure.axes] == ["0", "2"]
     rg.prune_(structure["0"], 2)
     rg.save(compiled, tmp_path)  # pyrefly: ignore[bad-argument-type]
-    assert torch.equal(rg.load(tmp_path, mlp())(X), model(X))
+    for fresh in (mlp(), torch.compile(mlp(), backend="eager")):
+        loaded: Any = rg.load(tmp_path, fresh)  # pyrefly: ignore[bad-specialization]
+        assert loaded is fresh
+        assert torch.equal(loaded(X), model(X))

@@ -130,7 +130,7 @@ class Grow(Action):
         amount: Units (int), a fraction of the present size (float), or a mapping from axis names to either; a schedule
             of the fraction by which each axis is larger than when it was due first; or a function of the step that
             returns any of these but a schedule.
-        where: A pattern of axis names.
+        where: A pattern of axis names; the name of an axis means that one, of whatever kind.
         kind: Only axes of this kind or tag; or "weight": single weights that are off come on, with a method that has
             ``score_absent`` and amounts as for :func:`regrow.grow_`, or a schedule of the sparsity; or "layer" or
             "cell": each that ``where`` matches is followed by new ones, with a method as :class:`regrow.Deepen`.
@@ -175,7 +175,7 @@ class Prune(Action):
             itself; or a :class:`regrow.Threshold`, :class:`regrow.Valley` or :class:`regrow.Budget`; a schedule of the
             fraction that is gone of what there was when it was due first; or a function of the step that returns any
             of these but a schedule.
-        where: A pattern of axis names.
+        where: A pattern of axis names; the name of an axis means that one, of whatever kind.
         kind: Only axes of this kind or tag; or "weight": single weights go off, with a method that has
             ``score_weights`` and amounts as for :func:`regrow.prune_`, or a schedule of the sparsity; or "layer" or
             "cell": so many of those that ``where`` matches leave, with a method that has ``score_layers``.

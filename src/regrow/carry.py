@@ -134,7 +134,7 @@ def check_holds(optimizer: Optimizer, tensors: Iterable[Tensor]) -> None:
 
 
 #: What optimizers keep for each number of a parameter, beside :data:`DIVISORS`.
-_MIRRORS = (DIVISORS - {"row_var", "col_var"}) | {"exp_avg", "momentum_buffer", "grad_avg", "prev", "ax", "mu_product"}
+_BESIDE = (DIVISORS - MEANS.keys()) | {"exp_avg", "momentum_buffer", "prev", "ax"}
 
 
 def check_state(optimizer: Optimizer) -> None:
@@ -144,7 +144,7 @@ def check_state(optimizer: Optimizer) -> None:
         ValueError: It is of other shapes.
     """
     for parameter, state in optimizer.state.items():
-        for key in state.keys() & _MIRRORS:
+        for key in state.keys() & _BESIDE:
             value = state[key]
             if isinstance(value, Tensor) and value.ndim and not _mirrors(value, parameter):
                 raise ValueError(

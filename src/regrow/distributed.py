@@ -16,13 +16,14 @@ from torch.optim import Optimizer
 from .agreement import averaged_number, together
 from .errors import NotPermissible
 from .sharding import is_sharded, shard_, sharding_group, unshard_
+from .structure.accepted import uncompiled
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model in wrappers, of several processes or of ``torch.compile``, or itself."""
-    while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod  # type: ignore[assignment]
-    return model
+    while isinstance(inner := uncompiled(model), DistributedDataParallel):
+        model = inner.module
+    return inner
 
 
 def wrapper_of(model: nn.Module) -> DistributedDataParallel | None:
@@ -54,8 +55,7 @@ def check_alone(target: Any) -> None:
 
 def _parallel(model: nn.Module) -> DistributedDataParallel | None:
     """The wrapper of several processes around a model, where there is one."""
-    while hasattr(model, "_orig_mod"):
-        model = model._orig_mod  # type: ignore[assignment]
+    model = uncompiled(model)
     return model if isinstance(model, DistributedDataParallel) else None
 
 

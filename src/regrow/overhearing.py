@@ -1,8 +1,8 @@
 """The loss of a training step, for methods that look at it, from what the step itself did.
 
 Methods look at the loss's gradients, and these are the gradients of ``Σ outputs·∂L/∂outputs`` on the step's own batch:
-what the model was given and what came back to its outputs is all that has to be kept of a step. The loss's value isn't
-seen by this; who reports it tells it.
+what the model was given and what came back to its outputs is all that has to be kept of a step. The model is called
+again on it, with its weights as the step has left them. The loss's value isn't seen; who reports it tells it.
 """
 
 from __future__ import annotations

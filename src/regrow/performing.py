@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from .actions import WHOLE, Action, Adapt, Grow, Prune, Rewire
 from .arguments import check_arguments
 from .depth_operations import grow_depth, prune_depth
+from .draws import drawing
 from .edit import Edit
 from .errors import NothingToDo
 from .joint_operations import adapt_units
@@ -79,11 +80,12 @@ class Performer:
         if closure is None and looks_at_loss(action) and (self.knows_value or not weighs_loss(action)):
             closure = self.heard
         try:
-            if action.kind == "weight":
-                return self._on_weights(action, closure, step)
-            if action.kind in WHOLE:
-                return self._on_layers(action, closure)
-            return self._on_units(action, closure, step)
+            with drawing(self.generator):
+                if action.kind == "weight":
+                    return self._on_weights(action, closure, step)
+                if action.kind in WHOLE:
+                    return self._on_layers(action, closure)
+                return self._on_units(action, closure, step)
         except NothingToDo:
             return None
 

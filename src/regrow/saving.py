@@ -61,6 +61,7 @@ def load(folder: str | Path, fresh_model: M) -> M:
     Raises:
         ValueError: A file is missing or damaged, or belongs to another model. The model is unchanged then.
     """
+    model = uncompiled(fresh_model)
     folder = Path(folder)
     shape = _read_shape(folder)
     try:
@@ -76,12 +77,12 @@ def load(folder: str | Path, fresh_model: M) -> M:
     if held != shape["tensors"]:
         raise ValueError(f"{folder / MODEL_FILE} doesn't hold the tensors that {SHAPE_FILE} lists.")
     with Transaction() as writes:
-        masks = make_shape(writes, fresh_model, shape, tensors, folder / SHAPE_FILE)
-        tensors = _as_in(named_tensors(fresh_model), tensors)
+        masks = make_shape(writes, model, shape, tensors, folder / SHAPE_FILE)
+        tensors = _as_in(named_tensors(model), tensors)
         with torch.no_grad():
-            for name, tensor in named_tensors(fresh_model).items():
+            for name, tensor in named_tensors(model).items():
                 tensor.copy_(tensors[name])
-        put_masks(fresh_model, masks)
+        put_masks(model, masks)
     return fresh_model
 
 

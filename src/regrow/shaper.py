@@ -113,13 +113,15 @@ class Shaper:
         if any(masked(self.model)) or any(action.kind == "weight" for action, _ in plan.entries()):
             hold_masks(self.model, optimizer)
             watch(optimizer, self._watch)
-        self._ear = Ear(self.model)
+        self._ear, self._hears = Ear(self.model), any(looks_at_loss(action) for action, _ in plan.entries())
         self._listen()
 
     def _listen(self) -> None:
         """Hear the loss of the coming step, where something looks at it then."""
+        if not self._hears:
+            return
         coming = self.plan.due(self.steps + 1, self._progress.possibly(self.plan))
-        if any(looks_at_loss(action) for action in coming) and not self._company.compiled:
+        if any(map(looks_at_loss, coming)) and not self._company.compiled:
             self._ear.listen()
 
     def _watch(self) -> None:

@@ -181,10 +181,11 @@ def seen_of(
         )
     if not looked:
         return gather(axes, needs, loss, batches, generator, getattr(method, "leaves_out", False))
-    moving = ("in", "out", "tied")
-    tensors = [e.tensor for axis in axes for e in axis.with_role(*moving) if e.tensor.is_floating_point()]
-    with learning(dict.fromkeys(tensors)):
-        found = gradients(axes[0].structure.model, list(dict.fromkeys(tensors)), loss, batches)
+    weights = ("in", "out", "tied")  # which may be buffers; other buffers, such as statistics, are written to
+    entries = [e for axis in axes for e in axis.entries if isinstance(e.tensor, nn.Parameter) or e.role in weights]
+    tensors = list(dict.fromkeys(e.tensor for e in entries if e.tensor.is_floating_point()))
+    with learning(tensors):
+        found = gradients(axes[0].structure.model, tensors, loss, batches)
     return {axis: {"gradients": found} for axis in axes}
 
 

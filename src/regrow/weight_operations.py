@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .arguments import check_arguments
+from .draws import draws_if_done
 from .edit import Edit
 from .errors import NothingToDo, NotPermissible
 from .evidence.gradients import gradients
@@ -112,6 +113,7 @@ def grow_weights(
     return apply_masks(weights[0].structure, masks, optimizer, "grow", method.name)
 
 
+@draws_if_done
 def rewire_(
     target: WeightTarget,
     fraction: float,

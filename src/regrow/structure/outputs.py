@@ -2,7 +2,8 @@
 
 Outputs keep their sizes. The keys and values that a language model returns beside its logits are outputs by form only:
 they lie in an object of a class of their own, under the name of an argument by which the model takes them back, and
-the model that takes them back has changed in the same way. So they may change, and nothing is promised about them.
+the model that takes them back has changed in the same way. So they may change, and nothing is promised about them,
+unless they are put out elsewhere as well.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from .example import CONTAINERS, tensors_in
 
 def outputs_of(model: nn.Module, returned: Any) -> list[Tensor]:
     """All tensors in what a model returned, but for those that it keeps for its next call."""
-    kept = {id(tensor) for part in _states(model, returned) for tensor in tensors_in(part)}
+    states = list(_states(model, returned))
+    if not states:
+        return tensors_in(returned)
+    kept = {id(tensor) for part in states for tensor in tensors_in(part)}
+    read = [part for _, part in _named(returned) if all(part is not state for state in states)]
+    kept -= {id(tensor) for part in read for tensor in tensors_in(part)}
     return [tensor for tensor in tensors_in(returned) if id(tensor) not in kept]
 
 
